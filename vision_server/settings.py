@@ -1,0 +1,260 @@
+"""Every setting of the server: one frozen value, and the one table it is read, checked and documented from.
+
+A value comes from the defaults, then the YAML file, then VISION_SERVER_* variables, then flags; the later one wins.
+This is the only module that reads the environment. No setting is a global: whoever needs one is handed the `Settings`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import ipaddress
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .errors import BadSetting
+from .setting_kinds import (
+    DEVICE,
+    HOSTS,
+    IDLE,
+    KEY,
+    ORIGINS,
+    PROMPTS,
+    SWITCH,
+    TEXT,
+    Kind,
+    choice,
+    number,
+    whole,
+    whole_or_auto,
+)
+
+ENV_PREFIX = "VISION_SERVER_"
+CONFIG_VARIABLE = "VISION_SERVER_CONFIG"
+_UNITS = ("_s", "_mb", "_m")
+_T = TypeVar("_T")
+
+
+def _row(kind: Kind, default: _T, meaning: str) -> _T:
+    row: _T = field(default=default, repr=kind is not KEY, metadata={"kind": kind, "help": meaning})
+    return row
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, checked. Raises BadSetting when they contradict one another."""
+
+    host: str = _row(TEXT, "127.0.0.1", "Address to listen on. Anything but loopback needs api_key or allow_anonymous.")
+    port: int = _row(whole(0, 65535), 54880, "Port to listen on; 0 takes a free one.")
+    model: str = _row(TEXT, "demo", "Checkpoint: `demo`, or a folder that holds a config.json.")
+    device: str = _row(DEVICE, "auto", "auto (cuda, mps, xpu, cpu in this order), cpu, cuda, cuda:1, mps, xpu.")
+    dtype: str = _row(choice("auto", "float32", "float16", "bfloat16"), "auto", "Precision the model computes in.")
+    idle_timeout_s: float = _row(
+        IDLE, 300.0, "The worker ends after this many seconds without work; 0 at once, -1 never."
+    )
+    max_queue: int = _row(whole(1, 100_000), 256, "Requests that may wait; one more is refused with 429.")
+    max_batch: int | Literal["auto"] = _row(
+        whole_or_auto(1, 1024), "auto", "Requests decoded together; auto asks the device's memory."
+    )
+    request_timeout_s: float = _row(number(0.001, 86_400), 300.0, "A request that waited longer is answered with 504.")
+    load_stall_timeout_s: float = _row(
+        number(0.001, 86_400), 120.0, "A load that reports no progress for this long is ended."
+    )
+    step_stall_timeout_s: float = _row(
+        number(0.001, 86_400), 120.0, "A worker whose decoding stands still for this long is ended."
+    )
+    body_timeout_s: float = _row(number(0.001, 86_400), 60.0, "A request body that takes longer to arrive gets 408.")
+    shutdown_grace_s: float = _row(number(0, 86_400), 30.0, "Time that SIGTERM leaves to the requests in flight.")
+    max_body_mb: float = _row(number(0.001, 1024), 32.0, "Largest picture file, in MiB (base64 may be 4/3 of it).")
+    max_pixels_m: float = _row(number(0.001, 268), 50.0, "Most pixels of a picture, in millions.")
+    api_key: str | None = _row(KEY, None, "Key asked of every client (Bearer or X-API-Key). A flag shows in `ps`.")
+    allow_anonymous: bool = _row(SWITCH, False, "Serve without a key although others can reach the address.")
+    allowed_hosts: tuple[str, ...] = _row(HOSTS, (), "More names that the Host header may carry, without port.")
+    allowed_origins: tuple[str, ...] = _row(ORIGINS, (), "Web origins that may call, e.g. https://app.example.")
+    default_prompt: str = _row(TEXT, "<CAPTION>", "Prompt of a request that names none.")
+    prompts: tuple[str, ...] = _row(PROMPTS, (), "More prompts the model understands, sent to it literally.")
+    log_format: str = _row(choice("text", "json"), "text", "Form of a log line.")
+    log_level: str = _row(choice("debug", "info", "warning", "error"), "info", "Least severity that is logged.")
+
+    def __post_init__(self) -> None:
+        if not self.loopback and self.api_key is None and not self.allow_anonymous:
+            raise BadSetting(
+                f"host {self.host} can be reached from other machines: set api_key (VISION_SERVER_API_KEY), "
+                "or say --allow-anonymous."
+            )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach `host`. A name that is not localhost counts as reachable by others."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `default` is the value itself, not text."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+
+    @property
+    def flag(self) -> str:
+        stem = next((self.name[: -len(unit)] for unit in _UNITS if self.name.endswith(unit)), self.name)
+        return "--" + stem.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+
+TABLE: dict[str, Row] = {
+    f.name: Row(f.name, f.metadata["kind"], f.default, f.metadata["help"]) for f in fields(Settings)
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings, where each value came from, and the YAML file that was (or would have been) read."""
+
+    settings: Settings
+    origins: dict[str, str]
+    config_path: Path
+
+
+def load(flags: Mapping[str, Any], config: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Settings from every source. `flags` maps setting names to what the command line said.
+
+    A `config` that is named (here or by VISION_SERVER_CONFIG) must exist; the one in the user's configuration folder
+    may be absent. Raises BadSetting, whose message names the source, the value and the way out.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(TABLE, "default")
+    path, required = _config_path(config, environ)
+
+    def take(name: str, raw: object, origin: str) -> None:
+        try:
+            values[name] = TABLE[name].kind.parse(raw)
+        except ValueError as error:
+            raise BadSetting(f"{origin}: {name} {error}") from None
+        origins[name] = origin
+
+    for key, raw in _read_yaml(path, required).items():
+        take(_known(key, TABLE, f"{path}"), raw, f"{path}")
+    names = {row.variable: row.name for row in TABLE.values()}
+    for variable, text in environ.items():
+        if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE:
+            name = names[_known(variable, names, "environment")]
+            if text:  # compose files hand an unset variable down as an empty one
+                take(name, text, f"variable {variable}")
+    for name, raw in flags.items():
+        take(name, raw, f"flag {TABLE[name].flag}")
+    return Loaded(Settings(**values), origins, path)
+
+
+def environment_without_settings() -> dict[str, str]:
+    """This process's environment less every VISION_SERVER_* variable: for a daemon that must not inherit them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+
+
+def _config_path(config: Path | None, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    if config is not None:
+        return config, True
+    if environ.get(CONFIG_VARIABLE):
+        return Path(environ[CONFIG_VARIABLE]), True
+    import platformdirs  # imported late: `--config` and tests do not need it
+
+    return platformdirs.user_config_path("vision-server", appauthor=False) / "config.yaml", False
+
+
+def _read_yaml(path: Path, required: bool) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if required:
+            raise BadSetting(f"{path}: there is no such configuration file.") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{path}: cannot be read ({type(error).__name__}).") from None
+    import yaml
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise BadSetting(f"{path}{where}: this is not YAML.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise BadSetting(f"{path}: expected lines of `name: value`, found a {type(content).__name__}.")
+    return content
+
+
+def _known(key: object, known: Collection[str], where: str) -> str:
+    if isinstance(key, str) and key in known:
+        return key
+    near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ". `vision-server --help` lists them."
+    raise BadSetting(f"{where}: there is no setting {key}{hint}")
+
+
+# What is shown to people comes from the same table ------------------------------------------------------------------
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] = TABLE) -> None:
+    """One flag per setting. Values stay text: `load` parses them, so that every source gives the same messages."""
+    for row in (TABLE[name] for name in names):
+        text = f"{row.help} [{_shown(row)}]".replace("`", "").replace("%", "%%")
+        if row.kind is SWITCH:
+            parser.add_argument(
+                row.flag, dest=row.name, help=text, default=argparse.SUPPRESS, action=argparse.BooleanOptionalAction
+            )
+        else:
+            parser.add_argument(row.flag, dest=row.name, help=text, default=argparse.SUPPRESS, metavar=row.kind.name)
+
+
+def sample_yaml() -> str:
+    """A configuration file with every setting, commented out at its default."""
+    lines = [
+        "# vision-server: remove the # before a line to change it. Flags and VISION_SERVER_* variables win over it."
+    ]
+    for row in TABLE.values():
+        lines += ["", f"# {row.help}", f"# {row.name}: {_yaml(row.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def readme_table() -> str:
+    """README's table of settings, in Markdown."""
+    lines = ["| setting | flag | default | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{row.name}` | `{row.flag}` | `{_shown(row)}` | {row.help} |" for row in TABLE.values()]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(row: Row) -> str:
+    if row.default is None or row.default == ():
+        return "none"
+    if isinstance(row.default, bool):
+        return "yes" if row.default else "no"
+    return f"{row.default:g}" if isinstance(row.default, float) else str(row.default)
+
+
+def _yaml(value: object) -> str:
+    if value is None:
+        return "null"
+    if value == ():
+        return "[]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f'"{value}"' if isinstance(value, str) and not value.isalnum() else str(value)
