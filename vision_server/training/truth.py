@@ -1,0 +1,165 @@
+"""What a scene's picture truly shows, as the exact text a model is to generate for a prompt.
+
+The grammar is short and regular because the model that learns it is small. Everything goes from left to right by the
+boxes' centres, the sign in its place among the items. Places are `<loc_n>` tokens in thousandths of the picture's side.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision_server.training.pictograms import KINDS
+from vision_server.training.scenes import BACKGROUNDS, COLOURS, Item, Scene, Sign
+
+LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+NO_TEXT: Final = "no text"
+
+
+def truth(scene: Scene, token: str) -> str:
+    """The text for the prompt `token`, one of TOKENS; KeyError for any other."""
+    return _TRUTHS[token](scene)
+
+
+def things(scene: Scene) -> list[Item | Sign]:
+    """Items and sign, from left to right by the centres of their boxes."""
+    found: list[Item | Sign] = [*scene.items]
+    if scene.sign is not None:
+        found.append(scene.sign)
+    return sorted(found, key=lambda thing: thing.box[0] + thing.box[2])
+
+
+def locations(values: Iterable[float], size_px: int) -> str:
+    """Pixels as `<loc_n>` tokens: n = floor(1000 * value / size), held between 0 and 999."""
+    return "".join(f"<loc_{min(999, max(0, int(value * 1000 // size_px)))}>" for value in values)
+
+
+def _listed(phrases: list[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _label(thing: Item | Sign) -> str:
+    return thing.kind if isinstance(thing, Item) else "sign"
+
+
+def _detailed_label(thing: Item | Sign) -> str:
+    if isinstance(thing, Item):
+        return f"{thing.size} {thing.colour} {thing.kind}"
+    return f"sign that says {thing.text}"
+
+
+def _place(thing: Item | Sign, size_px: int) -> str:
+    x1, y1, x2, y2 = thing.box
+    column = ("left", "", "right")[int(3 * (x1 + x2) / 2 / size_px)]
+    row = ("top", "", "bottom")[int(3 * (y1 + y2) / 2 / size_px)]
+    return " ".join(part for part in (row, column) if part) or "center"
+
+
+def _caption(scene: Scene) -> str:
+    texture = scene.background.split()[0]
+    return f"{_listed([_article(_label(thing)) for thing in things(scene)])} on a {texture} background"
+
+
+def _detailed_caption(scene: Scene) -> str:
+    return f"{_listed([f'a {_detailed_label(thing)}' for thing in things(scene)])} on a {scene.background} background"
+
+
+def _more_detailed_caption(scene: Scene) -> str:
+    phrases = [f"a {item.size} {item.colour} {item.kind} at the {_place(item, scene.size_px)}" for item in scene.items]
+    sentences = [f"There is {_listed(phrases)}."]
+    if scene.sign is not None:
+        sentences.append(f"A sign at the {_place(scene.sign, scene.size_px)} says {scene.sign.text}.")
+    texture, tint = scene.background.split()
+    sentences.append(f"The background is {texture} {tint}.")
+    return " ".join(sentences)
+
+
+def _objects(scene: Scene) -> str:
+    return "".join(_label(thing) + locations(thing.box, scene.size_px) for thing in things(scene))
+
+
+def _dense_captions(scene: Scene) -> str:
+    return "".join(_detailed_label(thing) + locations(thing.box, scene.size_px) for thing in things(scene))
+
+
+def _proposals(scene: Scene) -> str:
+    return "".join(locations(thing.box, scene.size_px) for thing in things(scene))
+
+
+def _text(scene: Scene) -> str:
+    return NO_TEXT if scene.sign is None else scene.sign.text
+
+
+def _text_with_region(scene: Scene) -> str:
+    return "" if scene.sign is None else scene.sign.text + locations(scene.sign.quad, scene.size_px)
+
+
+def _tags(scene: Scene) -> str:
+    kinds = sorted({_label(thing) for thing in things(scene)})
+    colours = sorted({item.colour for item in scene.items})
+    return ", ".join([*kinds, *colours, f"{scene.background.split()[0]} background"])
+
+
+_TRUTHS: Final[dict[str, Callable[[Scene], str]]] = {
+    "<CAPTION>": _caption,
+    "<DETAILED_CAPTION>": _detailed_caption,
+    "<MORE_DETAILED_CAPTION>": _more_detailed_caption,
+    "<OD>": _objects,
+    "<OCR>": _text,
+    "<OCR_WITH_REGION>": _text_with_region,
+    "<GENERATE_TAGS>": _tags,
+    "<DENSE_REGION_CAPTION>": _dense_captions,
+    "<REGION_PROPOSAL>": _proposals,
+}
+TOKENS: Final[tuple[str, ...]] = tuple(_TRUTHS)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Truth for every cell of a grid laid over the picture, to supervise the vision tower; int64 arrays [row, column].
+
+    `kind`: 0 nothing, 1..len(KINDS) that kind, len(KINDS) + 1 the sign. `colour`: 0 no item, else 1 + its place in
+    COLOURS. `character`: 0 none, 1..26 the letter A..Z of the sign whose middle lies in the cell (the leftmost, where
+    a coarse grid puts two in one). `background`: the place in BACKGROUNDS.
+    """
+
+    kind: NDArray[np.int64]
+    colour: NDArray[np.int64]
+    character: NDArray[np.int64]
+    background: int
+
+
+def cells(scene: Scene, grid: int) -> Cells:
+    """The truth per cell of a `grid` x `grid` division.
+
+    A cell belongs to the thing whose box covers most of it, and at least 35 % of it; the cell in which a thing's centre
+    lies is always its own.
+    """
+    side = scene.size_px / grid
+    edges = np.arange(grid) * side
+    kind = np.zeros((grid, grid), dtype=np.int64)
+    colour = np.zeros_like(kind)
+    character = np.zeros_like(kind)
+    best = np.full((grid, grid), 0.35)
+    for thing in things(scene):
+        x1, y1, x2, y2 = thing.box
+        across = np.clip(np.minimum(edges + side, x2) - np.maximum(edges, x1), 0, side) / side
+        down = np.clip(np.minimum(edges + side, y2) - np.maximum(edges, y1), 0, side) / side
+        share = np.outer(down, across)
+        share[int((y1 + y2) / 2 / side), int((x1 + x2) / 2 / side)] = 2.0
+        own = share > best
+        best = np.where(own, share, best)
+        kind[own] = KINDS.index(thing.kind) + 1 if isinstance(thing, Item) else len(KINDS) + 1
+        colour[own] = COLOURS.index(thing.colour) + 1 if isinstance(thing, Item) else 0
+    if scene.sign is not None:
+        for letter, (x, y) in zip(scene.sign.text, scene.sign.letter_centres(), strict=True):
+            row, column = int(y / side), int(x / side)
+            if character[row, column] == 0:
+                character[row, column] = LETTERS.index(letter) + 1
+    return Cells(kind, colour, character, BACKGROUNDS.index(scene.background))
