@@ -29,8 +29,7 @@ LARGE: Final = (0.26, 0.40)
 EDGE: Final = 1 / 256  # how far the painted edge reaches beyond an item's points
 GAP: Final = 0.015  # between two boxes, and between a box and the picture's edge, as a share of the side
 ORDER_GAP: Final = 0.05  # between the centres' x
-THIRDS_EDGE: Final = 1 / 256  # how far the painted edge reaches beyond an item's points
-GAP: Final = 0.015  # between a centre and the lines at one and two thirds
+THIRDS_GAP: Final = 0.015  # between a centre and the lines at one and two thirds
 SIGN_SHARE: Final = 1 / 3
 WORD_SHARE: Final = 0.7
 
@@ -185,7 +184,7 @@ def _place_items(
 
 
 def _shape(rng: random.Random, kind: str, side: float) -> _Shape:
-    """`kind` turned, stretched and mirrored a little by chance; the square root of its box's area is `side` (its edge apart)."""
+    """`kind` turned, stretched and mirrored a little; without the edge, the square root of its box's area is `side`."""
     angle = math.radians(rng.uniform(-10, 10))
     stretch = rng.uniform(0.9, 1.12)
     mirror = rng.choice((-1.0, 1.0))
