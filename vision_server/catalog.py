@@ -1,4 +1,4 @@
-"""The checkpoints that have a name, and how a `model` setting becomes a directory. Reads no weights, asks no network."""
+"""The checkpoints that have a name, and how a `model` setting becomes a directory. Reads no weights and no network."""
 
 from __future__ import annotations
 
