@@ -1,0 +1,46 @@
+"""How much GPU memory is in use on this machine, asked of the driver through nvidia-ml-py where that is installed.
+
+Only for the log, around a load and an unload. NVML opens no CUDA context, so the daemon stays off the GPU's list of
+processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import time
+from typing import Any
+
+_PATIENCE_S = 5.0  # the driver gives a dead process's memory back within a second or two
+_NOISE_BYTES = 64 << 20
+
+
+async def used_bytes(back_to: int | None = None) -> int | None:
+    """Memory in use on all GPUs together; None without NVIDIA's driver or its Python binding.
+
+    With `back_to`, waits up to some seconds until it is down to about that again.
+    """
+    if importlib.util.find_spec("pynvml") is None:
+        return None
+    return await asyncio.to_thread(_used_bytes, back_to)
+
+
+def _used_bytes(back_to: int | None) -> int | None:
+    nvml: Any = importlib.import_module("pynvml")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    try:
+        devices = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        give_up_s = time.monotonic() + _PATIENCE_S
+        while True:
+            used = sum(int(nvml.nvmlDeviceGetMemoryInfo(device).used) for device in devices)
+            if back_to is None or used <= back_to + _NOISE_BYTES or time.monotonic() >= give_up_s:
+                return used
+            time.sleep(0.1)
+    except nvml.NVMLError:
+        return None
+    finally:
+        nvml.nvmlShutdown()

@@ -1,0 +1,151 @@
+"""Does what the supervisor decides: starts and ends the process, moves frames, arms the timer, wakes who waits.
+
+The thin asynchronous shell around `supervisor`. Everything runs on one event loop, so an event is handled whole before
+the next; there are no locks, and the process has one owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
+
+from ..errors import VisionError
+from ..log import relay
+from . import memory
+from .line import Job
+from .process import Child, Exit, spawn
+from .protocol import Done, Frame, Hello, ProtocolError
+from .supervisor import Limits, Supervisor
+
+log = logging.getLogger(__name__)
+
+WORKER = (sys.executable, "-m", "vision_server.worker.child")
+
+
+class Runner:
+    """One supervisor with a real clock and real processes. Make it inside the event loop it is to live in."""
+
+    def __init__(self, hello: Hello, limits: Limits, command: Sequence[str] = WORKER) -> None:
+        self.supervisor = Supervisor(limits, self)
+        self.child: Child | None = None
+        self._hello = hello
+        self._command = command
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._answers: dict[int, asyncio.Future[Done | VisionError | None]] = {}
+        self._unsent: list[Frame] = []  # decided while the process was still being started
+        self._kill_at_start = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._used_before_bytes: int | None = None
+
+    def now(self) -> float:
+        """Monotonic seconds; the only clock of the worker's life."""
+        return self._loop.time()
+
+    async def ask(self, job: Job, event: Callable[[Job, float], None]) -> Done | None:
+        """Hand `job` to the supervisor by `event` and wait for its answer. Cancelled, the job is taken back."""
+        answer = self._answers[job.id] = self._loop.create_future()
+        try:
+            self._happen(partial(event, job))
+            result = await answer
+        finally:
+            del self._answers[job.id]
+            if not job.answered:
+                self._happen(partial(self.supervisor.withdraw, job))
+        if isinstance(result, VisionError):
+            error: VisionError = copy(result)  # one failed load answers many; each raises its own
+            raise error
+        return result
+
+    async def finish(self) -> None:
+        """After the supervisor was closed: leave no timer and no task behind."""
+        await asyncio.gather(*self._tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _happen(self, event: Callable[[float], None]) -> None:
+        try:
+            event(self.now())
+        finally:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due_s = self.supervisor.next_wakeup_s
+        self._timer = None if due_s is None else self._loop.call_at(due_s, self._happen, self.supervisor.tick)
+
+    def _background(self, work: asyncio.Task[None]) -> None:
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
+
+    async def _spawn(self) -> None:
+        self._used_before_bytes = await memory.used_bytes()
+        try:
+            await spawn(self._command, self)
+        except OSError:
+            log.exception("the worker process could not be started")
+            self._unsent.clear()
+            self._happen(self.supervisor.on_spawn_failed)
+
+    async def _account(self) -> None:
+        before, after = self._used_before_bytes, await memory.used_bytes(back_to=self._used_before_bytes)
+        if before is not None and after is not None:
+            log.info("GPU memory in use: %d MiB before the load, %d MiB now", before >> 20, after >> 20)
+
+    # What the supervisor has done (its Effects).
+
+    def spawn(self) -> None:
+        self._kill_at_start = False
+        self._unsent = [self._hello]
+        self._background(self._loop.create_task(self._spawn()))
+
+    def send(self, frame: Frame) -> None:
+        if self.child is None:
+            self._unsent.append(frame)
+        else:
+            self.child.send(frame)
+
+    def kill(self) -> None:
+        if self.child is None:
+            self._kill_at_start = True
+        else:
+            self.child.kill_tree()
+
+    def is_stopped(self) -> bool:
+        return self.child is not None and self.child.is_stopped()
+
+    def answer(self, job: Job, result: Done | VisionError | None) -> None:
+        future = self._answers.get(job.id)
+        if future is not None and not future.done():
+            future.set_result(result)
+
+    # What the process reports (its Listener).
+
+    def on_start(self, child: Child) -> None:
+        self.child = child
+        log.info("worker %d is started", child.pid)
+        unsent, self._unsent = self._unsent, []
+        for frame in unsent:
+            child.send(frame)
+        if self._kill_at_start:
+            child.kill_tree()
+
+    def on_frame(self, child: Child, frame: Frame) -> None:
+        self._happen(partial(self.supervisor.on_frame, frame))
+
+    def on_garbage(self, child: Child, error: ProtocolError) -> None:
+        self._happen(partial(self.supervisor.on_garbage, str(error)))
+
+    def on_line(self, child: Child, line: str) -> None:
+        relay(line)
+
+    def on_end(self, child: Child, end: Exit) -> None:
+        log.info("worker %d has ended (%s)", child.pid, end)
+        self.child = None
+        self._background(self._loop.create_task(self._account()))
+        self._happen(partial(self.supervisor.on_end, end))
