@@ -1,0 +1,251 @@
+"""Florence-2 on one device: load, submit, step, cancel, generate. The only public name of the room.
+
+Requests join and leave the running decoder between two steps. A step encodes what was submitted since the last one and
+then takes one token for every running request. Nothing here waits, starts a thread or knows who asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from vision_server.engine.beam import BeamSearch, Rules
+from vision_server.engine.cache import DecoderCache
+from vision_server.engine.config import PAD, Config, read_config
+from vision_server.engine.device import choose_device, choose_dtype
+from vision_server.engine.network import Network
+from vision_server.engine.preprocess import PromptTokenizer, to_pixels
+from vision_server.engine.weights import Progress, load_network
+from vision_server.errors import BadOption, OutOfMemory, PromptTooLong
+
+DEFAULT_MAX_NEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one answer is generated. `max_new_tokens` None means 1024, cut to the checkpoint's position table."""
+
+    num_beams: int = 3
+    max_new_tokens: int | None = None
+    no_repeat_ngram_size: int = 3
+    length_penalty: float = 1.0
+    early_stopping: bool = True
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer. `text` is raw: location tokens included, the sequence's ends not. `token_ids` hold all that was
+    generated, forced tokens and the end token included. `finish_reason` is "length" when the limit ended it."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    prompt_tokens: int
+    encode_s: float
+    generate_s: float
+
+
+@dataclass
+class _Request:
+    ticket: int
+    pixels: Tensor
+    prompt_ids: list[int]
+    rules: Rules
+    encode_s: float = 0.0
+    started_s: float = field(default=0.0)
+
+
+class Florence:
+    """Not thread-safe: one thread submits, steps and cancels."""
+
+    def __init__(
+        self, network: Network, config: Config, tokenizer: PromptTokenizer, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.network, self.config, self.tokenizer = network, config, tokenizer
+        self._device, self._dtype = device, dtype
+        text = config.text
+        head_dim = text.d_model // text.decoder_attention_heads
+        self._cache = DecoderCache(
+            text.decoder_layers, text.decoder_attention_heads, head_dim, self.max_positions, device, dtype
+        )
+        self._beams = BeamSearch(device)
+        self._tickets = count(1)
+        self._pending: list[_Request] = []
+        self._running: list[_Request] = []  # in the order of the slots of cache and beams
+
+    @classmethod
+    def load(
+        cls, directory: Path | str, device: str = "auto", dtype: str = "auto", progress: Progress | None = None
+    ) -> Florence:
+        """Load a checkpoint directory. `device` is auto, cpu, cuda, cuda:N, mps or xpu; `dtype` is auto, float32,
+        float16 or bfloat16. `progress` hears (phase, bytes done, bytes in all).
+
+        Raises CheckpointError (files), BadOption (unknown device or dtype), OutOfMemory.
+        """
+        directory = Path(directory)
+        config = read_config(directory)
+        target = choose_device(device)
+        kind = choose_dtype(dtype, target)
+        tokenizer = PromptTokenizer(directory)
+        try:
+            network = load_network(directory, config, target, kind, progress)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory("The device has too little free memory to load the model.") from error
+        return cls(network, config, tokenizer, target, kind)
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    @property
+    def dtype(self) -> str:
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def max_positions(self) -> int:
+        return self.config.text.max_position_embeddings
+
+    @property
+    def image_tokens(self) -> int:
+        """Encoder positions a picture takes, the spatial average included."""
+        height, width = self.config.preprocess.height, self.config.preprocess.width
+        vision = self.config.vision
+        for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
+            height, width = ((side + 2 * padding - size) // stride + 1 for side in (height, width))
+        return height * width + 1
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._pending or self._running)
+
+    def new_tokens(self) -> dict[int, int]:
+        """How many tokens each running request has so far, by ticket."""
+        return {request.ticket: self._beams.new_tokens(slot) for slot, request in enumerate(self._running)}
+
+    def submit(self, image: Image.Image, prompt_text: str, options: Options | None = None) -> int:
+        """Queue an upright RGB picture and the sentence sent with it; the next step takes it up. Returns its ticket.
+
+        Raises PromptTooLong, BadOption.
+        """
+        prompt_ids = self.tokenizer.encode(prompt_text)
+        room = self.max_positions - self.image_tokens
+        if len(prompt_ids) > room:
+            raise PromptTooLong(f"The prompt has {len(prompt_ids) - 2} tokens; this model takes at most {room - 2}.")
+        rules = self._rules(options or Options())
+        request = _Request(next(self._tickets), to_pixels(image, self.config.preprocess), prompt_ids, rules)
+        self._pending.append(request)
+        return request.ticket
+
+    def _rules(self, options: Options) -> Rules:
+        limit, most = options.max_new_tokens, self.max_positions
+        if limit is None:
+            limit = min(DEFAULT_MAX_NEW_TOKENS, most)
+        if not 1 <= limit <= most:
+            raise BadOption(f"max_new_tokens must be between 1 and {most} for this model, not {limit}.")
+        if options.num_beams < 1 or options.no_repeat_ngram_size < 0:
+            raise BadOption("num_beams must be at least 1 and no_repeat_ngram_size at least 0.")
+        return Rules(
+            num_beams=options.num_beams,
+            limit=limit,
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+            length_penalty=options.length_penalty,
+            early_stopping=options.early_stopping or options.num_beams == 1,
+            forced_bos=self.config.generation.forced_bos_token_id,
+            forced_eos=self.config.generation.forced_eos_token_id,
+        )
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a request, waiting or running; an unknown or finished ticket is no error."""
+        self._pending = [request for request in self._pending if request.ticket != ticket]
+        for slot, request in enumerate(self._running):
+            if request.ticket == ticket:
+                self._drop(slot)
+                return
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Generation]]:
+        """Take up what was submitted, advance every running request by one token, return those that finished.
+
+        Raises OutOfMemory; what was running still is, what was waiting still waits.
+        """
+        try:
+            if self._pending:
+                self._admit(self._pending)
+                self._pending = []
+            if not self._running:
+                return []
+            logits = self.network.text.step(self._beams.tokens, self._cache)
+            parents, done = self._beams.advance(logits)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory("The device ran out of memory.") from error
+        self._cache.reorder(parents)
+        finished = []
+        # from the last slot on: dropping one moves the last into its place
+        for slot in reversed(range(len(done))):
+            if done[slot]:
+                finished.append((self._running[slot].ticket, self._generation(slot)))
+                self._drop(slot)
+        return finished
+
+    def _admit(self, requests: list[_Request]) -> None:
+        """Look at the pictures, encode the prompts, and give every request a slot."""
+        began_s = time.perf_counter()
+        pixels = torch.stack([request.pixels for request in requests]).to(self._device, self._dtype)
+        features = self.network.look(pixels)
+        lengths = [len(request.prompt_ids) for request in requests]
+        ids = pad_sequence([torch.tensor(r.prompt_ids) for r in requests], batch_first=True, padding_value=PAD)
+        mask = None
+        if len(set(lengths)) > 1:
+            mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(self._device)
+        states = self.network.text.encode(features, ids.to(self._device), mask)
+        cross = self.network.cross_keys_values(states)
+        sources = [features.shape[1] + length for length in lengths]
+        self._cache.add(cross, sources, max(request.rules.num_beams for request in requests))
+        self._beams.add([request.rules for request in requests])
+        self._running += requests
+        now_s = time.perf_counter()
+        for request in requests:
+            request.encode_s, request.started_s = now_s - began_s, now_s
+
+    def _drop(self, slot: int) -> None:
+        self._cache.remove(slot)
+        self._beams.remove(slot)
+        self._running[slot] = self._running[-1]
+        self._running.pop()
+
+    def _generation(self, slot: int) -> Generation:
+        request, ids = self._running[slot], self._beams.result(slot)
+        return Generation(
+            text=self.tokenizer.decode(ids),
+            token_ids=ids,
+            finish_reason="length" if len(ids) >= request.rules.limit else "stop",
+            prompt_tokens=len(request.prompt_ids),
+            encode_s=request.encode_s,
+            generate_s=time.perf_counter() - request.started_s,
+        )
+
+    def generate(
+        self,
+        requests: Sequence[tuple[Image.Image, str]],
+        *,
+        num_beams: int = 3,
+        max_new_tokens: int | None = None,
+        no_repeat_ngram_size: int = 3,
+        length_penalty: float = 1.0,
+        early_stopping: bool = True,
+    ) -> list[Generation]:
+        """Answer several (picture, sentence) pairs as one batch; the answers come in the order of the pairs."""
+        options = Options(num_beams, max_new_tokens, no_repeat_ngram_size, length_penalty, early_stopping)
+        tickets = [self.submit(image, prompt_text, options) for image, prompt_text in requests]
+        answers: dict[int, Generation] = {}
+        while not answers.keys() >= set(tickets):
+            answers.update(self.step())
+        return [answers[ticket] for ticket in tickets]

@@ -1,0 +1,52 @@
+"""Picture -> pixels and prompt -> token ids, as the checkpoint's own files say. No model in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from vision_server.engine.config import BOS, EOS, PAD, PreprocessConfig
+from vision_server.errors import CheckpointError
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def to_pixels(image: Image.Image, config: PreprocessConfig) -> Tensor:
+    """An upright RGB picture -> normalised pixels (3, height, width) in float32, its aspect ratio not kept."""
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if image.size != (config.width, config.height):
+        image = image.resize((config.width, config.height), Image.Resampling(config.resample))
+    pixels_HWC = np.asarray(image, dtype=np.float32) * np.float32(config.rescale_factor)
+    pixels_HWC = (pixels_HWC - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+
+
+class PromptTokenizer:
+    """The checkpoint's byte-level BPE. `<s> text </s>` is put around a prompt here, whatever template the file has."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / TOKENIZER_FILE
+        if not path.exists():
+            raise CheckpointError(f"The checkpoint has no {TOKENIZER_FILE}.")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more exact
+            raise CheckpointError(f"The checkpoint's {TOKENIZER_FILE} cannot be read.") from error
+        # a re-saved file may carry the padding or truncation of its training
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def encode(self, prompt: str) -> list[int]:
+        return [BOS, *self._tokenizer.encode(prompt, add_special_tokens=False).ids, EOS]
+
+    def decode(self, ids: list[int]) -> str:
+        """Location tokens and those of the tasks stay; the sequence's own ends do not."""
+        inner = [i for i in ids if i not in (BOS, PAD, EOS)]
+        text: str = self._tokenizer.decode(inner, skip_special_tokens=False)
+        return text

@@ -1,0 +1,105 @@
+"""What the embedded checkpoint learns from: the answers' tokens, and truths per cell that teach the vision tower.
+
+Captions alone leave a small model at the language prior for a long time. The cells say directly what is where, so the
+tower is worth attending to before the decoder has learned to look.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision_server.engine.config import DECODER_START
+from vision_server.engine.network import Network
+from vision_server.training.batches import IGNORE, Batch
+from vision_server.training.pictograms import KINDS
+from vision_server.training.scenes import BACKGROUNDS, COLOURS
+from vision_server.training.truth import LETTERS
+
+BINS = 1000
+SMOOTH_BINS = 6.0  # standard deviation of a location's soft target: a near miss is nearly right
+
+
+class CellHeads(nn.Module):
+    """Linear readers of the tower's last features (P, G, G, C); used in training only, never saved with the model."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.kind = nn.Linear(dim, len(KINDS) + 2)
+        self.colour = nn.Linear(dim, len(COLOURS) + 1)
+        self.letter = nn.Linear(dim, 4 * (len(LETTERS) + 1))
+        self.box = nn.Linear(dim, 4)
+        self.background = nn.Linear(dim, len(BACKGROUNDS))
+
+    def forward(self, features_PGGC: Tensor, batch: Batch) -> dict[str, Tensor]:
+        owned = batch.kinds > 0
+        letters = self.letter(features_PGGC).unflatten(-1, (2, 2, -1))  # a cell's four quarters, row by row
+        letters = letters.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
+        # most quarters hold no letter; the few that do must not drown
+        weight = torch.ones(len(LETTERS) + 1, device=features_PGGC.device)
+        weight[0] = 0.05
+        guessed = self.box(features_PGGC).float()[owned]
+        return {
+            "kind": F.cross_entropy(self.kind(features_PGGC).float().flatten(0, 2), batch.kinds.flatten()),
+            "colour": F.cross_entropy(self.colour(features_PGGC).float()[owned], batch.colours[owned]),
+            "letter": F.cross_entropy(letters.float().flatten(0, 2), batch.letters.flatten(), weight),
+            "box": 4 * F.smooth_l1_loss(guessed, batch.boxes[owned], beta=0.05),
+            "background": F.cross_entropy(self.background(features_PGGC.mean((1, 2))).float(), batch.backgrounds),
+        }
+
+
+class AnswerLoss(nn.Module):
+    """Cross-entropy of the answers' tokens; a location's target is spread over its neighbours."""
+
+    spread: Tensor
+
+    def __init__(self, first_location: int) -> None:
+        super().__init__()
+        self.first = first_location
+        bins = torch.arange(BINS, dtype=torch.float32)
+        near = torch.exp(-0.5 * ((bins[:, None] - bins) / SMOOTH_BINS) ** 2)
+        self.register_buffer("spread", near / near.sum(1, keepdim=True), persistent=False)
+
+    def forward(self, network: Network, features_PND: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`features_PND` are the pictures' image features; returns the means over words and over locations."""
+        per_picture = len(batch.prompts) // len(features_PND)
+        features = features_PND.repeat_interleave(per_picture, 0)
+        text = network.text
+        states = text.encode(features, batch.prompts, batch.prompt_mask)
+        mask = F.pad(batch.prompt_mask, (features.shape[1], 0), value=True)
+        given = F.pad(batch.answers[:, :-1].clamp(min=0), (1, 0), value=DECODER_START)
+        hidden = text.decoder(text.embed(given), states, mask)
+        real = batch.answers != IGNORE
+        targets = batch.answers[real]
+        log_probs = text.lm_head(hidden[real]).float().log_softmax(-1)
+        bins = targets - self.first
+        is_location = (bins >= 0) & (bins < BINS)
+        words = F.nll_loss(log_probs[~is_location], targets[~is_location])
+        near = log_probs[is_location, self.first : self.first + BINS]
+        places = -(self.spread[bins[is_location]] * near).sum(-1).mean()
+        return {"words": words, "places": places}
+
+
+def initialise(network: Network, first_location: int) -> None:
+    """Starting values. The location tokens begin as a smooth curve, so that neighbours are alike from the start."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    positions = network.projector.image_position_embed
+    nn.init.normal_(positions.row_embeddings.weight, std=0.5)
+    nn.init.normal_(positions.column_embeddings.weight, std=0.5)
+    nn.init.constant_(network.projector.image_proj_norm.weight, 0.2)
+    shared = network.text.shared.weight
+    with torch.no_grad():
+        frequency = torch.linspace(0.25, 16, shared.shape[1] // 2)
+        angle = (
+            2 * torch.pi * torch.linspace(0, 1, BINS)[:, None] * frequency + torch.rand(shared.shape[1] // 2) * 6.283
+        )
+        curve = torch.cat([angle.sin(), angle.cos()], dim=1) * 0.02
+        shared[first_location : first_location + BINS] = curve + 0.02 * torch.randn(shared.shape[1])
+    network.text.lm_head.weight = shared  # tied, as the native layout has it
