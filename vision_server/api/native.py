@@ -1,0 +1,72 @@
+"""The native calls. Those that look only look: they never load the model and never touch the idle clock."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from aiohttp import web
+
+from ..errors import BadRequest, CannotServe, LoadFailed
+from ..tasks import answer
+from .bodies import read_fields
+from .keys import CHECKPOINT, QUEUE, REQUEST_ID, SETTINGS
+from .replies import reply, server_timing
+from .requests import keep_alive_s, prompts_of, to_request
+
+
+async def process_image(request: web.Request) -> web.Response:
+    """One picture, one prompt. A full queue refuses before the body is read."""
+    queue = request.app[QUEUE]
+    queue.check_admission()
+    fields = await read_fields(request)
+    job = to_request(fields, request[REQUEST_ID], request.app[CHECKPOINT], request.app[SETTINGS])
+    outcome = await queue.submit(job)
+    result = answer(job.task, outcome.text, (outcome.width, outcome.height))
+    response = reply(request, {"result": result}, result)
+    response.headers["Server-Timing"] = server_timing(outcome.timings_ms)
+    return response
+
+
+async def prompts(request: web.Request) -> web.Response:
+    names = prompts_of(request.app[CHECKPOINT], request.app[SETTINGS])
+    return reply(request, names, "".join(f"{name}\n" for name in names))
+
+
+async def model(request: web.Request) -> web.Response:
+    return reply(request, request.app[CHECKPOINT].name)
+
+
+async def status(request: web.Request) -> web.Response:
+    return reply(request, asdict(request.app[QUEUE].status()))
+
+
+async def load(request: web.Request) -> web.Response:
+    """Load ahead of time; answers when the model is there."""
+    await request.app[QUEUE].load(keep_alive_s(request.query.get("keep_alive")))
+    return await status(request)
+
+
+async def unload(request: web.Request) -> web.Response:
+    """Give the device back now: 409 while busy, `?force=1` finishes the queue first."""
+    force = request.query.get("force", "0").lower()
+    if force not in ("0", "1", "true", "false", ""):
+        raise BadRequest("force must be 0 or 1.")
+    await request.app[QUEUE].unload(force=force in ("1", "true"))
+    return await status(request)
+
+
+async def health(request: web.Request) -> web.Response:
+    """200 while the process can accept work; asleep is healthy."""
+    if request.app[QUEUE].status().draining:
+        raise CannotServe("The server is shutting down.", retry_after_s=5)
+    return reply(request, {"status": "ok"}, "ok")
+
+
+async def ready(request: web.Request) -> web.Response:
+    """200 while it can serve (asleep counts); 503 with the reason while it leaves or the last load failed."""
+    now = request.app[QUEUE].status()
+    if now.draining:
+        raise CannotServe("The server is shutting down.", retry_after_s=5)
+    if now.failure is not None:
+        raise LoadFailed(f"The last load failed: {now.failure}", retry_after_s=5)
+    return reply(request, {"status": "ready", "state": now.state}, "ready")

@@ -1,0 +1,69 @@
+"""Answers and errors as HTTP responses, JSON or, for clients that ask for text/plain, the bare text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from ..errors import VisionError
+
+_TIMINGS = ("queue", "load", "decode", "encode", "generate")
+
+
+def wants_text(accept: str) -> bool:
+    """Whether text/plain is what the Accept header likes best: higher q first, then the earlier one.
+
+    `application/json, text/plain, */*`, which many libraries send unasked, is JSON.
+    """
+    best, best_q = "", 0.0
+    for item in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in item.split(";"))
+        q = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
+        if kind in ("text/plain", "application/json", "application/*", "*/*") and q > best_q:
+            best, best_q = kind, q
+    return best == "text/plain"
+
+
+def _quality(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def reply(request: web.Request, body: Any, text: Any = None, status: int = 200) -> web.Response:
+    """`body` as JSON. Where text is wanted, `text` (or else `body`): a string bare, all else as one line of JSON."""
+    if wants_text(request.headers.get("Accept", "")):
+        shown = body if text is None else text
+        return web.Response(text=shown if isinstance(shown, str) else _json(shown), status=status)
+    return web.Response(text=_json(body), status=status, content_type="application/json")
+
+
+def render_error(request: web.Request, error: VisionError, request_id: str) -> web.Response:
+    """The native form of an error. `detail` is what the ancestor's clients look for; both hold the same sentence."""
+    message = str(error)
+    body = {"error": message, "detail": message, "code": error.code, "request_id": request_id}
+    response = reply(request, body, message, error.status)
+    if error.status in (429, 503):
+        response.headers["Retry-After"] = str(retry_after_s(error))
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def retry_after_s(error: VisionError) -> int:
+    """1 to 120: an SDK that is told more stops retrying altogether."""
+    return min(max(math.ceil(error.retry_after_s or 1), 1), 120)
+
+
+def server_timing(timings_ms: Mapping[str, float]) -> str:
+    """The Server-Timing header's value, milliseconds."""
+    return ", ".join(f"{name};dur={timings_ms.get(name, 0.0):.1f}" for name in _TIMINGS)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
