@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from .regions import BINS, dequantize
 from .registry import find
 
-# The longest position table in use has 4,096 rows, and the tokens of an answer with places are far shorter than 32
+# The longest position table in use has 4,096 rows, and the tokens of an answer with places are far shorter than 16
 # characters. This bounds the time that a text no model can have written may take.
-_MAX_CHARS = 4096 * 32
+_MAX_CHARS = 4096 * 16
 
 _TOKEN = re.compile(
     r"<loc_(?P<bin>[0-9]+)>|(?P<mark><sep>|</?poly>)"
@@ -51,11 +51,10 @@ def answer(token: str, generated_text: str, size: Size, banned: Collection[str] 
     Coordinates are floats in pixels. A token that is no row of the registry is answered with text. `banned` are phrases
     that grounding leaves out; a checkpoint may bring such a list, none is built in. Never raises.
     """
-    text = clean(generated_text)
     task = find(token)
     if task is None or task.answer == "text":
-        return text
-    runs = _scan(text[:_MAX_CHARS])
+        return clean(generated_text)
+    runs = _scan(_unmarked(generated_text[:_MAX_CHARS]))
     if task.answer == "quads":
         return _quads(runs, size)
     if task.answer == "polygons":
@@ -69,7 +68,11 @@ def answer(token: str, generated_text: str, size: Size, banned: Collection[str] 
 
 def clean(generated_text: str) -> str:
     """The text without the marks of beginning, end and padding, and without white space around it."""
-    return generated_text.replace("<s>", "").replace("</s>", "").replace("<pad>", "").strip()
+    return _unmarked(generated_text).strip()
+
+
+def _unmarked(text: str) -> str:
+    return text.replace("<s>", "").replace("</s>", "").replace("<pad>", "")
 
 
 def _boxes(runs: Iterable[_Run], size: Size, banned: Collection[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """PromptGen's text answers cut into their parts: caption, tags, analysis.
 
 The parts of a mixed answer stand on lines of their own: the caption, then the tags, then (plus) the analysis. Tags are
-separated by commas, their parentheses escaped as image generators want them. An analysis is `key: value` pairs separated
-by commas; a value may hold commas too, and `;` where it differs from subject to subject; NA is unknown. That is how the
+separated by commas, their parentheses escaped as image generators want them. An analysis is `key: value` pairs between
+commas; a value may hold commas too, and `;` where it differs from subject to subject; NA is unknown. That is how the
 tools of PromptGen's author take answers apart. Any string is cut into something; nothing raises.
 """
 
@@ -48,23 +48,23 @@ def _tags(text: str) -> list[str]:
 
 
 def _analysis(text: str) -> dict[str, list[str | None]]:
-    values: dict[str, list[str]] = {}
+    subjects_of: dict[str, list[list[str]]] = {}  # key -> subject -> the pieces of its value between commas
     key, separator = "", ","
     for piece in re.split(r"([,;\n])", text):
         if piece in (",", ";", "\n"):
             separator = piece
         elif pair := _KEY.fullmatch(piece):
             key = pair[1].lower()
-            values.setdefault(key, []).append(pair[2].strip())
+            subjects_of.setdefault(key, []).append([pair[2].strip()])
         elif key and separator == ";":
-            values[key].append(piece.strip())
+            subjects_of[key].append([piece.strip()])
         elif key and piece.strip():
-            values[key][-1] += f", {piece.strip()}"
-    return {key: [_known(value) for value in subjects] for key, subjects in values.items()}
+            subjects_of[key][-1].append(piece.strip())
+    return {key: [_known(pieces) for pieces in subjects] for key, subjects in subjects_of.items()}
 
 
-def _known(value: str) -> str | None:
-    value = _ESCAPED.sub(r"\1", value)
+def _known(pieces: list[str]) -> str | None:
+    value = _ESCAPED.sub(r"\1", ", ".join(pieces))
     return None if value in ("", "NA", "N/A") else value
 
 

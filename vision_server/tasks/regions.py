@@ -18,6 +18,7 @@ BINS = 1000
 LOCATION = re.compile(r"<loc_([0-9]+)>")
 
 _FOUR_LOCATIONS = re.compile(r"\s*".join([r"<loc_([0-9]{1,3})>"] * 4))
+_MAX_CHARS = 200  # four numbers, generously; no effort is spent on more
 _HOW = "send pixels [x1, y1, x2, y2], or four locations from <loc_0> to <loc_999>"
 
 
@@ -57,6 +58,8 @@ class Region:
             if x1 > x2 or y1 > y2:
                 raise BadInput("The region is inside out: its first two locations are the left and upper sides.")
             return cls((x1, y1, x2, y2), "bins")
+        if len(text) > _MAX_CHARS:
+            raise BadInput(f"The region cannot be read: {_HOW}.")
         numbers = text.removeprefix("[").removesuffix("]").split(",")
         try:
             return cls._of_pixels([float(number) for number in numbers])

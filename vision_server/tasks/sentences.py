@@ -1,8 +1,8 @@
 """The sentence that a task becomes: the person's text or region checked and filled in.
 
 Text is refused, not cleaned, where it holds marks that the model reads as its own (`</s>`, `<loc_7>`, `<sep>`, ...) or
-the token of a prompt: what cleaning would leave is not what the person asked. Only locations after a fine-tune's own token
-pass. Not here: counting tokens, which is the engine's.
+the token of a prompt: what cleaning would leave is not what the person asked. Only locations after a fine-tune's own
+token pass. Not here: counting tokens, which is the engine's.
 """
 
 from __future__ import annotations
@@ -33,6 +33,21 @@ def check_input(task: Task, text: str, region: str | Sequence[float] | None) -> 
     Blank text is no text. A region may also come as the text, `<loc_1><loc_2><loc_3><loc_4>`, as the published examples
     have it. Raises BadInput or PromptTooLong.
     """
+    _checked(task, text, region)
+
+
+def sentence(task: Task, text: str, region: str | Sequence[float] | None, size: tuple[int, int]) -> str:
+    """What the model is sent for `task` on a picture of `size` (width, height) pixels, upright.
+
+    `text` is sent as it is, stripped; `region` is pixels [x1, y1, x2, y2] or four `<loc_n>`. Raises BadInput where an
+    input is missing, superfluous or outside the picture, PromptTooLong where a text is hopelessly long.
+    """
+    text, chosen = _checked(task, text, region)
+    # replace, not format: a person's text may hold braces.
+    return task.sentence.replace("{input}", chosen.locations(size) if chosen else text)
+
+
+def _checked(task: Task, text: str, region: str | Sequence[float] | None) -> tuple[str, Region | None]:
     text, chosen = _sort_input(task, text, region)
     if task.input == "region" and chosen is None:
         raise BadInput(f"{task.token} needs a region: send pixels [x1, y1, x2, y2], or four <loc_n>.")
@@ -45,22 +60,13 @@ def check_input(task: Task, text: str, region: str | Sequence[float] | None) -> 
     if len(text) > MAX_TEXT_CHARS:
         raise PromptTooLong(f"The text has {len(text):,} characters; at most {MAX_TEXT_CHARS:,} can be sent.")
     _refuse_tokens(task, text)
-
-
-def sentence(task: Task, text: str, region: str | Sequence[float] | None, size: tuple[int, int]) -> str:
-    """What the model is sent for `task` on a picture of `size` (width, height) pixels, upright.
-
-    `text` is sent as it is, stripped; `region` is pixels [x1, y1, x2, y2] or four `<loc_n>`. Raises BadInput where an
-    input is missing, superfluous or outside the picture, PromptTooLong where a text is hopelessly long.
-    """
-    check_input(task, text, region)
-    text, chosen = _sort_input(task, text, region)
-    # replace, not format: a person's text may hold braces.
-    return task.sentence.replace("{input}", chosen.locations(size) if chosen else text)
+    return text, chosen
 
 
 def _sort_input(task: Task, text: str, region: str | Sequence[float] | None) -> tuple[str, Region | None]:
     text = text.strip()
+    if isinstance(region, str) and not region.strip():
+        region = None  # an empty field of a form
     if region is None and task.input == "region" and LOCATION.match(text):
         return "", Region.parse(text)
     return text, None if region is None else Region.parse(region)
