@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import re
@@ -18,6 +19,7 @@ import pytest
 from aiohttp import FormData
 from PIL import Image
 
+from vision_server.api.keys import QUEUE
 from vision_server.tasks import STOCK
 
 from .conftest import Client, Serve
@@ -382,8 +384,6 @@ async def test_a_failed_load_is_503_and_ready_says_why(serve: Serve) -> None:
 
 
 async def test_draining_is_said(serve: Serve) -> None:
-    from vision_server.api.keys import QUEUE
-
     client = await serve()
     await client.server.app[QUEUE].drain()  # type: ignore[attr-defined]
     for path in ("/ready", "/health"):
@@ -408,6 +408,7 @@ async def test_a_request_that_kills_the_worker_twice_is_500(serve: Serve) -> Non
 
 async def test_a_full_queue_is_429_before_the_body_is_read(serve: Serve, status_becomes: StatusBecomes) -> None:
     client = await serve("--slots", "1", max_queue=1)
+    await client.post("/load")
     held = [asyncio.create_task(ask(client, prompt="FAKE", text_input="hold")) for _ in range(2)]
     await status_becomes(client, queue_depth=1, in_flight=1)
     async with aiohttp.ClientSession() as session:
@@ -466,7 +467,7 @@ async def test_bodies_over_the_limit_are_413(serve: Serve) -> None:
     assert (await client.post("/process_image", data=form)).status == 413
     huge = bytes(3 << 20)
     for data, headers in (
-        (huge, {}),
+        (io.BytesIO(huge), {}),
         (_chunks(huge), {}),
         (_chunks(b"--x\r\n\r\n" + huge), {"Content-Type": "multipart/form-data; boundary=x"}),
     ):
@@ -485,8 +486,6 @@ async def _chunks(data: bytes) -> Any:
 
 
 async def test_a_small_body_that_unpacks_to_a_large_one_is_413(serve: Serve) -> None:
-    import gzip
-
     client = await serve(max_body_mb=0.01)
     bomb = gzip.compress(bytes(50 << 20))
     response = await client.post("/process_image", data=bomb, headers={"Content-Encoding": "gzip"})
@@ -500,8 +499,10 @@ async def test_unknown_paths_and_methods(serve: Serve) -> None:
     response = await client.get("/process_image")
     assert (response.status, (await response.json())["code"]) == (405, "method_not_allowed")
     assert response.headers["Allow"] == "POST"
-    response = await client.request("BREW", "/status")
-    assert response.status == 405
+    for method in ("DELETE", "PATCH", "OPTIONS", "TRACE"):
+        response = await client.request(method, "/status")
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET,HEAD"
 
 
 async def test_a_fault_of_ours_is_neutral_outside_and_whole_in_the_log(
