@@ -138,6 +138,13 @@ def test_boxes_beside_polygons() -> None:
     assert found == detected(boxes(("car", BOX)), polygons([RING]), ["tree"])
 
 
+@pytest.mark.parametrize(("token", "places"), [("<OCR_WITH_REGION>", loc(*QUAD)), ("<OD>", loc(*BOX))])
+def test_places_without_a_label_are_dropped(token: str, places: str) -> None:
+    found = answer(token, f"<s>{places}</s>", SIZE)
+    assert isinstance(found, dict)
+    assert not any(found.values())
+
+
 def test_a_box_cut_short_is_dropped() -> None:
     assert answer("<OD>", f"car{loc(*BOX)}tree{loc(1, 2, 3)}<loc_", SIZE) == boxes(("car", BOX))
 
