@@ -51,22 +51,24 @@ class SceneBatches(IterableDataset[Batch]):
         grid: int,
         tokens: tuple[str, ...],
         pictures: int,
+        prompts: int,
         seed: int,
     ) -> None:
         self.tokenizer, self.preprocess, self.grid = tokenizer, preprocess, grid
-        self.tokens, self.pictures, self.seed = tokens, pictures, seed
+        self.tokens, self.pictures, self.prompts, self.seed = tokens, pictures, prompts, seed
 
     def __iter__(self) -> Iterator[Batch]:
         rng = random.Random(self.seed)
-        prompts, prompt_mask = self._prompts()
         while True:
+            tokens = rng.sample(self.tokens, self.prompts)
+            prompts, prompt_mask = self._sentences(tokens)
             scenes = [scene(rng.choice(TRAIN_SEEDS)) for _ in range(self.pictures)]
             near = [cells(one, self.grid) for one in scenes]
             yield Batch(
                 pixels=torch.stack([to_pixels(draw(one), self.preprocess) for one in scenes]),
                 prompts=prompts.repeat(self.pictures, 1),
                 prompt_mask=prompt_mask.repeat(self.pictures, 1),
-                answers=_padded([self._answer(truth(one, token)) for one in scenes for token in self.tokens], IGNORE),
+                answers=_padded([self._answer(truth(one, token)) for one in scenes for token in tokens], IGNORE),
                 kinds=torch.from_numpy(np.stack([one.kind for one in near])),
                 colours=torch.from_numpy(np.stack([one.colour for one in near])),
                 letters=torch.from_numpy(np.stack([cells(one, 2 * self.grid).character for one in scenes])),
@@ -77,9 +79,9 @@ class SceneBatches(IterableDataset[Batch]):
     def _answer(self, text: str) -> list[int]:
         return [BOS, *self.tokenizer.encode(text, add_special_tokens=False).ids, EOS]
 
-    def _prompts(self) -> tuple[Tensor, Tensor]:
+    def _sentences(self, tokens: list[str]) -> tuple[Tensor, Tensor]:
         rows = []
-        for token in self.tokens:
+        for token in tokens:
             task = find(token)
             assert task is not None, token
             rows.append(self._answer(sentence(task, "", None, (1, 1))))

@@ -10,13 +10,16 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from vision_server.engine.network import Network
 from vision_server.engine.weights import save_network
@@ -29,7 +32,20 @@ logger = logging.getLogger(__name__)
 
 CELL_WEIGHT = 0.3  # of the cells' losses once the answers are learned too
 PLACE_WEIGHT = 0.5  # of the locations' loss against the words'
-FAST_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+class Float32Attention(TorchFunctionMode):
+    """Attention in float32 under autocast: on a CPU its backward pass in bfloat16 is many times slower."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        dtype = args[0].dtype
+        with torch.autocast("cpu", enabled=False):
+            wide = [x.float() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else x for x in args]
+            return func(*wide, **(kwargs or {})).to(dtype)
 
 
 class Trainer:
@@ -102,8 +118,7 @@ class Trainer:
         batch = Batch(**{name: value.to(self.device) for name, value in vars(batch).items()})
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        # on a CPU the fused attention's backward pass is many times slower in bfloat16 than plain matrix products
-        with sdpa_kernel(SDPBackend.MATH if self.device.type == "cpu" else FAST_ATTENTION):
+        with Float32Attention() if self.device.type == "cpu" else nullcontext():
             losses = self.losses(batch)
             weights = {"words": 1.0, "places": PLACE_WEIGHT}
             cell = 1.0 if self.step < self.args.cells_only else CELL_WEIGHT
@@ -118,7 +133,13 @@ class Trainer:
     def run(self) -> None:
         args = self.args
         batches = SceneBatches(
-            self.tokenizer, self.config.preprocess, GRID, PROMPTS, args.pictures, seed=args.seed + self.step
+            self.tokenizer,
+            self.config.preprocess,
+            GRID,
+            PROMPTS,
+            args.pictures,
+            args.prompts,
+            seed=args.seed + self.step,
         )
         mean: dict[str, float] = {}
         began_s = time.perf_counter()
@@ -144,7 +165,10 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=1200, help="steps at the end over which the rate falls to zero")
     parser.add_argument("--cells-only", type=int, default=500, help="steps at the start that teach the tower alone")
     parser.add_argument("--warmup", type=int, default=200)
-    parser.add_argument("--pictures", type=int, default=32, help="pictures a step; each is asked every prompt")
+    parser.add_argument("--pictures", type=int, default=24, help="pictures a step")
+    parser.add_argument(
+        "--prompts", type=int, default=3, help="prompts a step, chosen by chance, asked of each picture"
+    )
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
