@@ -32,6 +32,7 @@ if errorlevel 1 goto make_venv
 call :write_key
 if errorlevel 1 goto cannot_write
 if not exist "%VENV%\Scripts\vision-server.exe" goto install
+if not exist "%VENV%\.stamp-%WHAT%" goto install
 fc /b "%KEY%" "%VENV%\.stamp-%WHAT%" >nul 2>nul
 if errorlevel 1 goto install
 del /q "%KEY%" >nul 2>nul
@@ -60,21 +61,21 @@ if "%WHAT%"=="test" goto test
 exit /b %ERRORLEVEL%
 
 :test
-rem shift does not change %%*, so the word "test" is cut from the whole line; delayed expansion keeps the rest literal.
+rem shift does not change the whole line of arguments, so its first word is cut off. No quotes around the assignment:
+rem those of the arguments protect what is in them.
 set ALL=%*
+set REST=%ALL:*test=%
 cd /d "%ROOT%"
-setlocal EnableDelayedExpansion
-set "REST=!ALL:*test=!"
 if defined REST goto pytest
-"!PY!" -m ruff check .
+"%PY%" -m ruff check .
 if errorlevel 1 goto ruff_failed
-"!PY!" -m ruff format --check .
+"%PY%" -m ruff format --check .
 if errorlevel 1 goto format_failed
-"!PY!" -m mypy
+"%PY%" -m mypy
 if errorlevel 1 goto mypy_failed
 
 :pytest
-"!PY!" -m pytest!REST!
+"%PY%" -m pytest%REST%
 exit /b %ERRORLEVEL%
 
 :make_venv
@@ -167,16 +168,21 @@ exit /b 0
 rem What an install depends on: where the checkout lies and the two files. Compared byte by byte, so no hash is needed.
 >"%KEY%" echo "%ROOT%"
 if not exist "%KEY%" exit /b 1
-rem copy without a destination appends to the first file.
-copy /b /y "%KEY%"+"%ROOT%pyproject.toml"+"%ROOT%constraints.txt" >nul 2>nul
-exit /b %ERRORLEVEL%
+>>"%KEY%" type "%ROOT%pyproject.toml"
+>>"%KEY%" type "%ROOT%constraints.txt"
+exit /b 0
 
 :find_why
-rem Sets WHY to the cause where it is a known one, else to the last error in the log.
+rem Sets WHY to the cause where it is a known one, else to the last error in the log. The full name of find is needed
+rem where Unix tools stand first in PATH.
+set "FIND=%SystemRoot%\System32\find.exe"
 set "WHY=see the log"
-for /f "usebackq delims=" %%L in (`findstr /b /c:"ERROR" "%LOG%"`) do set "WHY=%%L"
-findstr "NewConnectionError NameResolutionError ConnectTimeout ReadTimeout ProxyError ConnectionResetError" "%LOG%" >nul 2>nul
-if not errorlevel 1 set "WHY=the package index cannot be reached; check the network or the proxy"
-findstr /c:"No space left on device" "%LOG%" >nul 2>nul
-if not errorlevel 1 set "WHY=the disk is full"
+for /f "usebackq delims=" %%L in (`%FIND% "ERROR" ^<"%LOG%"`) do set "WHY=%%L"
+for %%W in (NewConnectionError NameResolutionError ConnectTimeout ReadTimeout ProxyError ConnectionResetError) do call :if_logged "%%W" "the package index cannot be reached; check the network or the proxy"
+call :if_logged "No space left on device" "the disk is full"
+exit /b 0
+
+:if_logged
+"%FIND%" %1 <"%LOG%" >nul 2>nul
+if not errorlevel 1 set "WHY=%~2"
 exit /b 0
