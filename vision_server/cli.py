@@ -1,0 +1,99 @@
+"""The command line: words and flags -> settings -> a command, each of which lies in a module of its own.
+
+A fault of the user is one line on standard error: exit code 2 where the words or the settings are wrong, 1 where the
+command could not do its work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__, settings
+from .errors import BadSetting
+
+COMMANDS = {
+    "serve": "Run the daemon (this is what happens when no command is given).",
+    "demo": "Start a daemon of its own, caption the bundled pictures, show that the worker is released.",
+    "doctor": "Print versions, device, memory, configuration and what is wrong.",
+}
+_DEMO_FLAGS = ("model", "device", "dtype")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, with the nearest flag where one was misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def parse_strictly(self, words: Sequence[str]) -> argparse.Namespace:
+        chosen, rest = self.parse_known_args(words)
+        if rest:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(rest[0].partition("=")[0], flags, n=1)
+            self.error(
+                f"there is no {rest[0]}" + (f"; did you mean {near[0]}?" if near else f". See {self.prog} --help.")
+            )
+        return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words.pop(0) if words and words[0] in COMMANDS else "serve"
+    if words and not words[0].startswith("-"):
+        return _complain(f"there is no command {words[0]}; the commands are {', '.join(COMMANDS)}.", 2)
+    flags = vars(_parser(command).parse_strictly(words))
+    config: Path | None = flags.pop("config", None)
+    try:
+        return _run(command, flags, config)
+    except BadSetting as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:  # before or after the time in which signals are handled
+        return 130
+
+
+def _parser(command: str) -> _Parser:
+    listed = "\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items())
+    parser = _Parser(
+        prog="vision-server" if command == "serve" else f"vision-server {command}",
+        description=COMMANDS[command],
+        epilog=f"commands:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vision-server {__version__}")
+    if command == "demo":
+        settings.add_flags(parser, _DEMO_FLAGS)
+    else:
+        parser.add_argument(
+            "--config", type=Path, help="YAML file to read in place of the one in your home.", metavar="FILE"
+        )
+        settings.add_flags(parser)
+    return parser
+
+
+def _run(command: str, flags: dict[str, str], config: Path | None) -> int:
+    # Imported here, so that `--version` and `--help` answer at once.
+    if command == "demo":
+        from . import demo
+
+        return demo.main(flags)
+    if command == "doctor":
+        from . import doctor
+
+        return doctor.main(flags, config)
+    loaded = settings.load(flags, config)
+    from . import daemon, log
+
+    log.setup(loaded.settings.log_level, loaded.settings.log_format)
+    return daemon.main(loaded.settings)
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"vision-server: {message}\n")
+    return code

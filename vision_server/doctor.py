@@ -1,0 +1,160 @@
+"""What `vision-server doctor` prints: versions, device, memory, cache, settings and their sources, and what is wrong.
+
+Torch is asked in a process of its own, as the daemon never loads it either. Nothing is changed, nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from . import __version__, catalog, settings
+from .errors import BadSetting
+from .settings import Loaded, Settings
+
+_PACKAGES = ("torch", "aiohttp", "pillow", "tokenizers", "safetensors", "numpy", "huggingface-hub")
+_TORCH_TIMEOUT_S = 120  # the first import after an install reads a gigabyte
+_ASK_TORCH = """
+import json, torch
+devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+if torch.backends.mps.is_available(): devices.append("mps")
+if hasattr(torch, "xpu") and torch.xpu.is_available(): devices.append("xpu")
+print(json.dumps({"devices": devices, "threads": torch.get_num_threads()}))
+"""
+
+
+def main(flags: Mapping[str, Any], config: Path | None) -> int:
+    """Print the report; 1 if something is wrong, else 0."""
+    report = Report()
+    report.section("versions")
+    _versions(report)
+    report.section("machine")
+    _machine(report)
+    report.section("settings")
+    try:
+        loaded = settings.load(flags, config)
+    except BadSetting as error:
+        report.fault("settings", str(error))
+    else:
+        _settings(report, loaded)
+        report.section("checkpoint and port")
+        _checkpoint(report, loaded.settings)
+        _port(report, loaded.settings)
+    report.finish()
+    return 1 if report.faults else 0
+
+
+class Report:
+    """Lines of `name: value`, and the faults again at the end."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def section(self, title: str) -> None:
+        sys.stdout.write(f"\n{title}\n")
+
+    def line(self, name: str, value: object) -> None:
+        sys.stdout.write(f"  {name:22}{value}\n")
+
+    def fault(self, name: str, text: str) -> None:
+        self.faults.append(text)
+        self.line(name, f"WRONG: {text}")
+
+    def finish(self) -> None:
+        if not self.faults:
+            sys.stdout.write("\nNothing is wrong.\n")
+            return
+        sys.stdout.write(f"\nWhat is wrong ({len(self.faults)}):\n")
+        for text in self.faults:
+            sys.stdout.write(f"  - {text}\n")
+
+
+def _versions(report: Report) -> None:
+    report.line("vision-server", __version__)
+    report.line("python", f"{platform.python_version()} ({sys.executable})")
+    report.line("system", platform.platform())
+    for name in _PACKAGES:
+        try:
+            report.line(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            report.fault(name, f"{name} is not installed: install vision-server again.")
+
+
+def _machine(report: Report) -> None:
+    memory = psutil.virtual_memory()
+    report.line("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
+    report.line("cores", psutil.cpu_count() or "unknown")
+    from huggingface_hub.constants import HF_HUB_CACHE  # the variables that move it are the library's own
+
+    cache = Path(HF_HUB_CACHE)
+    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    report.line("checkpoint cache", f"{cache} ({shutil.disk_usage(nearest).free / 2**30:.1f} GiB free)")
+    try:
+        found = _ask_torch()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        report.fault("torch", f"torch does not run here ({type(error).__name__}): install it again.")
+        return
+    report.line("devices", ", ".join([*found["devices"], f"cpu ({found['threads']} threads)"]))
+
+
+def _ask_torch() -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK_TORCH],
+        capture_output=True,
+        text=True,
+        timeout=_TORCH_TIMEOUT_S,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1] if done.stdout else "")
+    return found
+
+
+def _settings(report: Report, loaded: Loaded) -> None:
+    state = "" if loaded.config_path.is_file() else " (not there, which is fine)"
+    report.line("file", f"{loaded.config_path}{state}")
+    for name, origin in loaded.origins.items():
+        value = getattr(loaded.settings, name)
+        if name == "api_key" and value is not None:
+            value = "********"
+        report.line(name, f"{value}" if origin == "default" else f"{value}    <- {origin}")
+
+
+def _checkpoint(report: Report, chosen: Settings) -> None:
+    try:
+        checkpoint = catalog.resolve(chosen.model)
+    except BadSetting as error:
+        report.fault("model", str(error))
+        return
+    weights = [*checkpoint.directory.glob("*.safetensors"), *checkpoint.directory.glob("*.bin")]
+    if not weights:
+        report.fault("model", f"model {chosen.model}: {checkpoint.directory} holds no weights.")
+        return
+    size = sum(file.stat().st_size for file in weights)
+    report.line("model", f"{checkpoint.name} in {checkpoint.directory}, {size / 2**20:.0f} MiB")
+
+
+def _port(report: Report, chosen: Settings) -> None:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(chosen.host, chosen.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if sys.platform != "win32":  # as the daemon does: connections that linger do not hold the port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "is taken; perhaps by a vision-server that already runs" if taken else "cannot be listened on"
+        report.fault("port", f"port {chosen.port} on {chosen.host} {why}.")
+        return
+    report.line("port", f"{chosen.port} on {chosen.host} is free")
