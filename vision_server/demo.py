@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 
 from . import images, settings
-from .tasks import answer
+from .tasks import answer, of_token
 
 DAEMON = (sys.executable, "-m", "vision_server")
 SAMPLES = Path(__file__).parent / "samples"
@@ -138,8 +138,12 @@ class _LogReader(threading.Thread):
 
 
 def _caption_all(url: str, folder: Path, samples: list[Sample]) -> None:
-    prompts = _call(url + "/prompts")
-    sys.stdout.write(f"vision-server at {url}, model {_call(url + '/model')}, prompts {', '.join(prompts)}\n\n")
+    known = _call(url + "/prompts")
+    prompts = [prompt for prompt in known if of_token(prompt).input not in ("text", "region")]
+    sys.stdout.write(f"vision-server at {url}, model {_call(url + '/model')}\n")
+    if left_out := [prompt for prompt in known if prompt not in prompts]:
+        sys.stdout.write(f"Not asked, since they want a text or a region besides: {', '.join(left_out)}\n")
+    sys.stdout.write("\n")
     width = shutil.get_terminal_size((120, 40)).columns
     sys.stdout.write(row("picture", "prompt", "answer", "exact", "time", width))
     exact = compared = 0

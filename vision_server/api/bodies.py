@@ -63,19 +63,19 @@ async def _json_or_raw(request: web.Request) -> dict[str, Any]:
         raise BadRequest("The body broke off, or is not encoded as its headers say.") from None
     if images.sniff(body) is not None:
         return {"image": body}
-    if request.content_type.startswith("image/"):
-        raise BadImage(f"The body is declared a picture and is none: send {images.FORMATS}.")
+    if not body.strip():
+        raise BadRequest('The body is empty: send a picture, or JSON like {"image": "<base64>", "prompt": "CAPTION"}.')
+    if request.content_type != "application/json" and not body.lstrip().startswith((b"{", b"[", b'"')):
+        raise BadImage(f"The body is neither JSON nor a picture that is decoded here: send {images.FORMATS}.")
     return parse_json(body)
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
     """A JSON object. Raises BadRequest."""
-    if not body.strip():
-        raise BadRequest('The body is empty: send a picture, or JSON like {"image": "<base64>", "prompt": "CAPTION"}.')
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise BadRequest("The body is neither a picture nor JSON that can be read.") from None
+        raise BadRequest("The JSON in the body cannot be read.") from None
     if not isinstance(value, dict):
         raise BadRequest('The JSON must be an object like {"image": "<base64>", "prompt": "CAPTION"}.')
     return value

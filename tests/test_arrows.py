@@ -1,0 +1,153 @@
+"""Who may import whom, one way. Read by ast from every file, so that a lazy import counts too."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vision_server"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A room is a module, or a folder with all that is in it. What is not named here has no room, and the test says so.
+ROOMS: dict[str, str] = {
+    "": "",
+    "errors": "",
+    "log": "",
+    "setting_kinds": "",
+    "settings": "errors setting_kinds",
+    "catalog": "errors",
+    "images": "errors",
+    "tasks": "errors",
+    "engine": "errors",
+    "worker": "",
+    "worker.protocol": "errors",
+    "worker.line": "worker.protocol",
+    "worker.setbacks": "errors worker.line",
+    "worker.process": "errors worker.protocol",
+    "worker.memory": "",
+    "worker.supervisor": "errors worker.line worker.process worker.protocol worker.setbacks",
+    "worker.runner": "errors log worker.line worker.memory worker.process worker.protocol worker.supervisor",
+    "worker.decode": "errors images",
+    "worker.stepper": "errors tasks worker.decode worker.protocol",
+    "worker.child": "errors log tasks engine worker.protocol worker.stepper",
+    "jobs": "errors worker.line worker.protocol worker.runner worker.supervisor",
+    "api": "errors settings catalog images tasks jobs",
+    "daemon": "settings api",
+    "doctor": "errors settings catalog",
+    "demo": "settings images tasks",
+    "cli": "errors log settings daemon doctor demo",
+    "__main__": "cli",
+    "training": "errors log tasks engine",
+}
+
+# Outside libraries that only these rooms may import.
+KEPT = {
+    "torch": "engine training worker.child",
+    "transformers": "training",
+    "aiohttp": "api daemon",
+    "numpy": "engine training worker.decode",
+    "PIL": "engine training worker.decode worker.stepper",
+    "yaml": "settings",
+    "platformdirs": "settings",
+    "huggingface_hub": "doctor",
+}
+STANDARD_LIBRARY_ONLY = (
+    "",
+    "errors",
+    "log",
+    "setting_kinds",
+    "catalog",
+    "images",
+    "tasks",
+    "worker.protocol",
+    "worker.line",
+)
+
+
+def module_of(path: Path) -> str:
+    """The dotted name below the package: "" for its __init__, "api.app", "worker"."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    while module not in ROOMS:
+        assert module, "no room"
+        module = module.rpartition(".")[0]
+    return module
+
+
+MODULES = {module_of(path) for path in FILES}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full dotted names of what a file imports; `from package import x` is package.x where that is a module."""
+    module = module_of(path)
+    package = ["vision_server", *module.split(".")] if module else ["vision_server"]
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".removeprefix("vision_server.")
+                yield f"{base}.{alias.name}" if inner in MODULES else base
+
+
+def test_the_reader_of_imports_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    (tmp_path / "api").mkdir()
+    path = tmp_path / "api" / "app.py"
+    path.write_text(
+        "import torch.nn\nfrom .. import catalog, __version__\nfrom .routes import add_routes\n"
+        "def f():\n    from ..worker.process import spawn\n    from vision_server.engine import Florence\n"
+    )
+    ours = {"vision_server", "vision_server.catalog", "vision_server.api.routes", "vision_server.worker.process"}
+    assert set(imports(path)) == {"torch.nn", "vision_server.engine", *ours}
+
+
+def test_the_arrows_go_one_way() -> None:
+    graph = {room: set(allowed.split()) for room, allowed in ROOMS.items()}
+    assert all(room in ROOMS for allowed in graph.values() for room in allowed)
+    assert len(list(TopologicalSorter(graph).static_order())) == len(ROOMS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path: Path) -> None:
+    room = room_of(module_of(path))
+    if room in ("", "worker") and path.name != "__init__.py":
+        pytest.fail(f"{path.name} has no room: name it in ROOMS")
+    for name in imports(path):
+        top = name.partition(".")[0]
+        if top == "vision_server":
+            other = room_of(name.removeprefix("vision_server").removeprefix("."))
+            assert other in ("", room, *ROOMS[room].split()), f"{room} must not import {other}"
+        elif top in KEPT:
+            assert room in KEPT[top].split(), f"{room} must not import {top}"
+        elif room in STANDARD_LIBRARY_ONLY:
+            assert top in sys.stdlib_module_names, f"{room} must not import {top}"
+
+
+def test_the_worker_reads_frames_before_it_has_torch() -> None:
+    tree = ast.parse((PACKAGE / "worker" / "child.py").read_text(encoding="utf-8"))
+    at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any("torch" in ast.unparse(node) or "engine" in ast.unparse(node) for node in at_once)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_environment_and_the_workers_process_have_one_owner(path: Path) -> None:
+    used = {
+        node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
+    }
+    if module_of(path) != "settings":
+        assert not used & {"environ", "getenv", "environb"}, "only settings reads the environment"
+    if module_of(path) != "worker.process":
+        assert not used & {"subprocess_exec", "create_subprocess_exec"}, "only worker.process starts the worker"
