@@ -7,7 +7,7 @@ import functools
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -178,6 +178,6 @@ def oracle_generate(
     )
     model.generation_config = config
     with torch.no_grad():
-        out = model.generate(**oracle_inputs(florence, requests), generation_config=config)
+        out = model.generate(generation_config=config, **cast(Any, oracle_inputs(florence, requests)))
     rows: list[list[int]] = out[:, 1:].tolist()
     return [row[: row.index(EOS) + 1] if EOS in row else [i for i in row if i != 1] for row in rows]

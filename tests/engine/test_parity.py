@@ -1,4 +1,4 @@
-"""Ours against transformers' native Florence-2 in float32: features, states, logits, and beam search token for token."""
+"""Ours against transformers' Florence-2 in float32: features, states, logits, and beam search token for token."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.engine.conftest import Pair
 from tests.tiny import Search, oracle_generate, oracle_inputs, picture
-from vision_server.engine import Florence, Options
+from vision_server.engine import Florence, Generation, Options
 from vision_server.engine.cache import DecoderCache
 
 PROMPTS = (
@@ -21,7 +22,7 @@ PROMPTS = (
 )
 
 
-def requests(count: int, first_seed: int = 0) -> list[tuple]:  # type: ignore[type-arg]
+def requests(count: int, first_seed: int = 0) -> list[tuple[Image.Image, str]]:
     prompts = itertools.cycle(PROMPTS)
     return [(picture(first_seed + n, (60 + 5 * n % 40, 50 + 3 * n % 30)), next(prompts)) for n in range(count)]
 
@@ -122,7 +123,7 @@ def test_requests_with_different_options_share_a_batch(pair: Pair) -> None:
     asked = requests(10, first_seed=500)
     expected = [oracle_generate(pair.oracle, pair.ours, [one], s)[0] for one, s in zip(asked, searches, strict=True)]
     tickets = [pair.ours.submit(*one, Options(**asdict(s))) for one, s in zip(asked, searches, strict=True)]
-    answers = {}
+    answers: dict[int, Generation] = {}
     while pair.ours.busy:
         answers.update(pair.ours.step())
     assert [answers[ticket].token_ids for ticket in tickets] == expected

@@ -51,10 +51,10 @@ MARK = re.compile(r"(<loc_\d+>|<sep>|</?poly>)", re.ASCII)
 @pytest.fixture(scope="module")
 def reference() -> Florence2Processor:
     words = Tokenizer(WordLevel({"<image>": 0}, unk_token="<image>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
     tokenizer.image_token, tokenizer.image_token_id = "<image>", 0
     images = CLIPImageProcessor()
-    images.image_seq_length = 577  # type: ignore[attr-defined]
+    images.image_seq_length = 577
     return Florence2Processor(images, tokenizer, post_processor_config={name: {} for name in PARSERS.split()})
 
 

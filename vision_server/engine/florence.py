@@ -162,6 +162,7 @@ class Florence:
             forced_eos=self.config.generation.forced_eos_token_id,
         )
 
+    @torch.inference_mode()
     def cancel(self, ticket: int) -> None:
         """Forget a request, waiting or running; an unknown or finished ticket is no error."""
         self._pending = [request for request in self._pending if request.ticket != ticket]

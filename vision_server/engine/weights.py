@@ -92,12 +92,13 @@ def _read(
         if missing:
             raise CheckpointError(f"{WEIGHTS_FILE} lacks the key {missing[0]}.")
         parts = [get_tensor(key) for key in keys]
+        shape = torch.Size([target.shape[0] // len(keys), *target.shape[1:]]) if target.dim() else target.shape
+        for key, part in zip(keys, parts, strict=True):
+            if part.shape != shape:
+                raise CheckpointError(
+                    f"{WEIGHTS_FILE}: {key} has the shape {list(part.shape)}, but config.json needs {list(shape)}."
+                )
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if tensor.shape != target.shape:
-            raise CheckpointError(
-                f"{WEIGHTS_FILE}: {keys[0]} has the shape {list(parts[0].shape)}, "
-                f"which config.json does not allow (together {list(target.shape)} are needed)."
-            )
         bytes_done += sum(part.nbytes for part in parts)
         stored.difference_update(keys)
         state[name] = tensor.to(device=device, dtype=dtype)

@@ -75,10 +75,11 @@ class AnswerLoss(nn.Module):
         log_probs = text.lm_head(hidden[real]).float().log_softmax(-1)
         bins = targets - self.first
         is_location = (bins >= 0) & (bins < BINS)
-        words = F.nll_loss(log_probs[~is_location], targets[~is_location])
-        near = log_probs[is_location, self.first : self.first + BINS]
-        places = -(self.spread[bins[is_location]] * near).sum(-1).mean()
-        return {"words": words, "places": places}
+        losses = {"words": F.nll_loss(log_probs[~is_location], targets[~is_location])}
+        if is_location.any():  # not every choice of prompts asks for places
+            near = log_probs[is_location, self.first : self.first + BINS]
+            losses["places"] = -(self.spread[bins[is_location]] * near).sum(-1).mean()
+        return losses
 
 
 def initialise(network: Network, first_location: int) -> None:

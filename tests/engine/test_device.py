@@ -1,0 +1,30 @@
+"""Choosing device and dtype."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vision_server.engine.device import choose_device, choose_dtype
+from vision_server.errors import BadOption
+
+
+def test_auto_takes_an_accelerator_where_there_is_one() -> None:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    assert choose_device("auto").type == (accelerator.type if accelerator else "cpu")
+    assert choose_device("cpu").type == "cpu"
+
+
+def test_auto_dtype_fits_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_dtype("auto", torch.device("cuda:1")) is torch.float16
+    for tiles, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
+        assert choose_dtype("auto", torch.device("cpu")) is dtype
+
+
+def test_what_is_not_here_is_refused() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(BadOption, match="not available"):
+            choose_device("cuda")
+    with pytest.raises(BadOption, match="dtype must be"):
+        choose_dtype("int3", torch.device("cpu"))
