@@ -1,17 +1,19 @@
 """The truth's grammar: every text says what the scene holds, in order, and reads back to the scene."""
 
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from vision_server.training.pictograms import KINDS
 from vision_server.training.scenes import BACKGROUNDS, COLOURS, TEXTURES, Item, Scene, Sign, scene
-from vision_server.training.truth import TOKENS, cells, locations, things, truth
+from vision_server.training.truth import NUMBERS, TOKENS, cells, locations, things, truth
+from vision_server.training.vocabulary import build_tokenizer
+from vision_server.training.words import WORDS
 
 SCENES = [scene(seed) for seed in range(300)]
 KIND = "|".join(KINDS)
-PLACE = "top left|top right|bottom left|bottom right|top|bottom|left|right|center"
 BACKGROUND = "|".join(BACKGROUNDS)
 
 BY_HAND = Scene(
@@ -35,12 +37,7 @@ CAR_BOX = "<loc_700><loc_750><loc_900><loc_999>"
         ("<CAPTION>", "an umbrella, a sign and a car on a striped background"),
         (
             "<DETAILED_CAPTION>",
-            "a large red umbrella, a sign that says CAFE and a small black car on a striped blue background",
-        ),
-        (
-            "<MORE_DETAILED_CAPTION>",
-            "There is a large red umbrella at the top left and a small black car at the bottom right. "
-            "A sign at the center says CAFE. The background is striped blue.",
+            "red umbrella, sign that says CAFE and black car on a striped blue background",
         ),
         ("<OD>", f"umbrella{UMBRELLA_BOX}sign{SIGN_BOX}car{CAR_BOX}"),
         ("<OCR>", "CAFE"),
@@ -51,7 +48,7 @@ CAR_BOX = "<loc_700><loc_750><loc_900><loc_999>"
         ("<GENERATE_TAGS>", "car, sign, umbrella, black, red, striped background"),
         (
             "<DENSE_REGION_CAPTION>",
-            f"large red umbrella{UMBRELLA_BOX}sign that says CAFE{SIGN_BOX}small black car{CAR_BOX}",
+            f"red umbrella{UMBRELLA_BOX}sign that says CAFE{SIGN_BOX}black car{CAR_BOX}",
         ),
         ("<REGION_PROPOSAL>", f"{UMBRELLA_BOX}{SIGN_BOX}{CAR_BOX}"),
     ],
@@ -61,7 +58,7 @@ def test_the_truth_of_a_scene_made_by_hand(token: str, expected: str) -> None:
 
 
 def test_every_token_has_an_answer_and_others_have_none() -> None:
-    assert len(TOKENS) == len(set(TOKENS)) == 9
+    assert len(TOKENS) == len(set(TOKENS)) == 8
     with pytest.raises(KeyError):
         truth(BY_HAND, "<NO_SUCH_PROMPT>")
 
@@ -73,41 +70,55 @@ def test_without_a_sign_there_is_no_text() -> None:
     assert "sign" not in "".join(truth(bare, token) for token in TOKENS)
 
 
+def count_of(phrase: str) -> tuple[int, str]:
+    """ "two cars" -> (2, "car"), "an umbrella" -> (1, "umbrella")"""
+    number, _, name = phrase.partition(" ")
+    if number in NUMBERS:
+        return NUMBERS.index(number), name.removesuffix("s")
+    return 1, name if number in ("a", "an") else phrase
+
+
 def test_captions_read_back_to_the_scene() -> None:
-    detailed = re.compile(rf"a (?:(small|large) (\w+) ({KIND})|sign that says ([A-Z]{{3,6}}))")
     for one in SCENES:
-        brief = truth(one, "<CAPTION>")
-        texture = re.fullmatch(rf"(.+) on a ({'|'.join(TEXTURES)}) background", brief)
-        assert texture is not None
-        assert texture[2] == one.background.split()[0]
+        brief = re.fullmatch(rf"(.+) on a ({'|'.join(TEXTURES)}) background", truth(one, "<CAPTION>"))
+        assert brief is not None
+        assert brief[2] == one.background.split()[0]
         labels = [thing.kind if isinstance(thing, Item) else "sign" for thing in things(one)]
-        assert re.findall(rf"\ban? ({KIND}|sign)\b", texture[1]) == labels
-        assert not re.search(r"\ba [aeiou]", texture[1])
-        assert texture[1].count(" and ") == (len(labels) > 1)
+        said = [count_of(phrase) for phrase in re.split(", | and ", brief[1])]
+        assert said == [(count, label) for label, count in Counter(labels).items()]
+        assert not re.search(r"\ba [aeiou]", brief[1])
 
         full = re.fullmatch(rf"(.+) on a ({BACKGROUND}) background", truth(one, "<DETAILED_CAPTION>"))
         assert full is not None
         assert full[2] == one.background
-        assert detailed.findall(full[1]) == [
-            (thing.size, thing.colour, thing.kind, "") if isinstance(thing, Item) else ("", "", "", thing.text)
+        names = [
+            f"{thing.colour} {thing.kind}" if isinstance(thing, Item) else f"sign that says {thing.text}"
             for thing in things(one)
         ]
+        said = [count_of(phrase) for phrase in re.split(", | and ", full[1])]
+        assert said == [(count, name) for name, count in Counter(names).items()]
 
 
-def test_the_long_caption_names_the_third_in_which_each_centre_lies() -> None:
-    columns, rows = {"left": 0, "right": 2}, {"top": 0, "bottom": 2}
+def test_truths_can_be_said_under_the_ban_of_repeated_three_grams() -> None:
+    """All of them but a few detailed captions ("red car, blue car, blue tree": "car, blue" twice) and odd letters."""
+    vocabulary = build_tokenizer()
+    unsayable: Counter[str] = Counter()
     for one in SCENES:
-        long = truth(one, "<MORE_DETAILED_CAPTION>")
-        found = re.findall(rf"a (?:small|large) \w+ ({KIND}) at the ({PLACE})\b", long)
-        assert [kind for kind, _ in found] == [item.kind for item in one.items]
-        for (_, place), item in zip(found, one.items, strict=True):
-            words = place.split()
-            column = next((columns[word] for word in words if word in columns), 1)
-            row = next((rows[word] for word in words if word in rows), 1)
-            assert column <= 3 * (item.box[0] + item.box[2]) / 2 / one.size_px < column + 1
-            assert row <= 3 * (item.box[1] + item.box[3]) / 2 / one.size_px < row + 1
-        assert (one.sign is not None) == bool(re.search(r"A sign at the [a-z ]+ says [A-Z]+\.", long))
-        assert long.endswith(f". The background is {one.background}.")
+        for token in TOKENS:
+            ids = vocabulary.encode(truth(one, token)).ids
+            grams = list(zip(ids, ids[1:], ids[2:], strict=False))
+            unsayable[token] += len(set(grams)) < len(grams)
+    assert unsayable.pop("<DETAILED_CAPTION>") <= 0.01 * len(SCENES)
+    assert unsayable.total() == 0
+    assert all(len({word[i : i + 3] for i in range(len(word) - 2)}) == len(word) - 2 for word in WORDS)
+
+
+def test_every_word_of_the_truths_is_few_tokens_and_a_capital_is_one() -> None:
+    vocabulary = build_tokenizer()
+    for kind in KINDS:
+        assert len(vocabulary.encode(f"a {kind}", add_special_tokens=False).ids) == 2
+    assert vocabulary.encode("CAFE", add_special_tokens=False).tokens == list("CAFE")
+    assert len(vocabulary.encode("<loc_0><loc_999><sep></poly>", add_special_tokens=False).ids) == 4
 
 
 def test_locations_read_back_to_the_boxes_within_a_bin() -> None:

@@ -2,8 +2,8 @@
 
 The grammar is short and regular because the model that learns it is small. Everything goes from left to right by the
 boxes' centres, the sign in its place among the items. Places are `<loc_n>` tokens in thousandths of the picture's side.
-No truth repeats three words in a row: generation bans a 3-gram that was there before, so such a truth could never be
-said. That is why things of one kind are counted, and why a detailed caption has no articles.
+Generation bans a 3-gram that was there before, so a truth with one could never be said. That is why things of one kind
+are counted, and why a detailed caption has no articles; one in three hundred of those still repeats three words.
 """
 
 from collections import Counter
