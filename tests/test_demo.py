@@ -101,6 +101,7 @@ def test_a_daemon_that_dies_at_its_start_is_quoted(samples: Path, capsys: pytest
     ("result", "line"),
     [
         ("a red car", "a red car"),
+        ("", "(empty)"),
         ("two\nlines  and spaces", "two lines and spaces"),
         (
             {"bboxes": [[0.4, 1.6, 20, 30.2], [1, 2, 3, 4]], "labels": ["car", "fish"]},

@@ -208,7 +208,7 @@ def shown(result: str | dict[str, Any]) -> str:
         result = ", ".join(f"{label} [{' '.join(f'{v:.0f}' for v in box)}]" for label, box in boxes) or "nothing"
     elif isinstance(result, dict):
         result = json.dumps(result, ensure_ascii=False)
-    return " ".join(result.split())
+    return " ".join(result.split()) or "(empty)"
 
 
 def row(picture: str, prompt: str, answer_text: str, exact: str, took: str, width: int) -> str:

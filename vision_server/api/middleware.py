@@ -22,8 +22,7 @@ _SOUND_ID = re.compile(r"[!-~]{1,128}")
 @web.middleware
 async def errors_and_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Run the handler; whatever it raises becomes a response, save a cancellation and a redirect."""
-    given = request.headers.get("X-Request-Id", "")
-    request_id = request[REQUEST_ID] = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
+    request_id = _identify(request)
     began_s = time.monotonic()
     try:
         response = await handler(request)
@@ -54,10 +53,18 @@ async def errors_and_ids(request: web.Request, handler: Handler) -> web.StreamRe
 
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """The headers that every response carries, streamed ones too; a signal handler for `on_response_prepare`."""
-    response.headers["X-Request-Id"] = request[REQUEST_ID]
+    response.headers["X-Request-Id"] = _identify(request)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers[hdrs.SERVER] = "vision-server"
     response.headers.update(cors_headers(request.headers, request.app[SETTINGS]))
+
+
+def _identify(request: web.Request) -> str:
+    """The id the client gave, or a new one. Asked by `stamp` first where aiohttp refuses ahead of any middleware."""
+    if REQUEST_ID not in request:
+        given = request.headers.get("X-Request-Id", "")
+        request[REQUEST_ID] = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
+    return request[REQUEST_ID]
 
 
 def _ours(refusal: web.HTTPException) -> VisionError:
