@@ -1,8 +1,8 @@
 """A worker process without a model: speaks the protocol, answers at once and always the same, misbehaves on command.
 
-`python -m tests.fake_worker [--load HOW] [--slots N] [--once FILE] [--gate FILE]`. HOW says what loading does: ok, fail,
-oom, crash, garbage, stall, exit0, kill, slow (progress, until the file in --gate exists). With --once the misbehaviour of
-the load happens only while FILE does not exist. A request's `text` says what running it does:
+`python -m tests.fake_worker [--load HOW] [--slots N] [--once FILE] [--gate FILE]`. HOW says what loading does: ok,
+fail, oom, crash, garbage, stall, exit0, kill, slow (progress, until the file in --gate exists). With --once the
+misbehaviour of the load happens only while FILE does not exist. A request's `text` says what running it does:
 
     ""           answers          crash    dies by SIGABRT       exit0   ends with 0
     hang         goes silent      garbage  writes junk           half    writes half a frame and dies
@@ -128,7 +128,8 @@ def serve(inbox: queue.SimpleQueue[Frame]) -> None:
             if isinstance(frame, Run):
                 held[frame.id] = frame
                 begin(frame)
-            elif isinstance(frame, Cancel) and held.pop(frame.id, None):
+            elif isinstance(frame, Cancel) and frame.id in held:
+                del held[frame.id]
                 say(Failed(frame.id, Failed.CANCELLED, "cancelled"))
         for run in [run for run in held.values() if is_due(run)]:
             del held[run.id]

@@ -48,7 +48,8 @@ class Runner:
 
     async def ask(self, job: Job, event: Callable[[Job, float], None]) -> Done | None:
         """Hand `job` to the supervisor by `event` and wait for its answer. Cancelled, the job is taken back."""
-        answer = self._answers[job.id] = self._loop.create_future()
+        answer: asyncio.Future[Done | VisionError | None] = self._loop.create_future()
+        self._answers[job.id] = answer
         try:
             self._happen(partial(event, job))
             result = await answer
@@ -57,8 +58,7 @@ class Runner:
             if not job.answered:
                 self._happen(partial(self.supervisor.withdraw, job))
         if isinstance(result, VisionError):
-            error: VisionError = copy(result)  # one failed load answers many; each raises its own
-            raise error
+            raise copy(result)  # one failed load answers many; each raises its own
         return result
 
     async def finish(self) -> None:

@@ -126,10 +126,10 @@ class Supervisor:
         self._go_on(now)
 
     def withdraw(self, job: Job, now: float) -> None:
-        """Whoever asked has left. A job that is answered already is left alone."""
+        """Whoever asked has left. A job that is answered already, or was never taken on, is left alone."""
         if job in self._leaving:
             self._leaving.remove(job)
-        elif not job.answered:
+        elif job.id in self.line.alive:
             self._take_back(job)
         self._go_on(now)
 
@@ -257,6 +257,8 @@ class Supervisor:
             self._leave(now)
         if self.line.alive:
             self.ensure_ready(now)
+        else:
+            self._start_at_s = None
         if self.phase is not Phase.READY or self.line.alive or self.line.held or self._keep_alive_s < 0:
             self.idle_at_s = None
         elif self.idle_at_s is None:

@@ -1,0 +1,534 @@
+"""The worker's life and the requests' fate, decided under a fake clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.worker.world import CRASH, ENDED, KILLED, World
+from vision_server.errors import Busy
+from vision_server.worker.line import MAX_BACKOFF_S
+from vision_server.worker.process import Exit
+from vision_server.worker.protocol import LOAD, Failed, Progress, Ready, Stop
+from vision_server.worker.supervisor import STOP_GRACE_S, Limits
+
+
+def ready_world(slots: int = 2, limits: Limits | None = None) -> World:
+    world = World(limits)
+    job = world.submit(run=False)
+    world.ready(slots)
+    assert job.id in world.answers
+    return world
+
+
+def test_nothing_starts_by_itself() -> None:
+    world = World()
+    world.advance(10_000)
+    assert (world.state, world.spawns, world.supervisor.next_wakeup_s) == ("unloaded", 0, None)
+
+
+def test_many_first_requests_load_once_and_run_in_order() -> None:
+    world = World()
+    jobs = [world.submit() for _ in range(5)]
+    assert (world.state, world.spawns) == ("loading", 1)
+    world.ready(slots=2)
+    assert world.running == [1, 2]
+    world.done(jobs[1])
+    assert world.running == [1, 2, 3]
+    world.done(jobs[0])
+    world.done(jobs[2])
+    assert world.running == [1, 2, 3, 4, 5]
+    assert world.spawns == 1
+
+
+def test_slots_follow_the_worker() -> None:
+    world = ready_world(slots=4)
+    jobs = [world.submit() for _ in range(6)]
+    assert len(world.running) == 4
+    world.ready(slots=2)
+    world.done(jobs[0])
+    world.done(jobs[1])
+    assert len(world.running) == 4
+    world.done(jobs[2])
+    assert len(world.running) == 5
+    assert world.supervisor.loads == 1
+
+
+def test_queue_and_load_time_are_told_apart() -> None:
+    world = World()
+    job = world.submit()
+    world.now += 7
+    late = world.submit()
+    world.now += 3
+    world.ready(slots=1)
+    assert job.load_s == pytest.approx(10)
+    assert job.sent_s - job.arrived_s == pytest.approx(10)
+    world.now += 4
+    world.done(job)
+    assert late.load_s == pytest.approx(3)
+    assert late.sent_s - late.arrived_s - late.load_s == pytest.approx(4)
+
+
+class TestIdle:
+    def test_released_after_the_timeout_and_started_again(self) -> None:
+        world = ready_world(limits=Limits(idle_timeout_s=300))
+        world.advance(299.9)
+        assert world.state == "ready"
+        world.advance(0.2)
+        assert world.stopping
+        assert world.state == "unloading"
+        world.die(ENDED)
+        assert (world.state, world.supervisor.unloads, world.supervisor.restarts) == ("unloaded", 1, 0)
+        world.submit()
+        assert world.spawns == 2
+
+    def test_use_puts_it_off_and_work_suspends_it(self) -> None:
+        world = ready_world(limits=Limits(idle_timeout_s=300))
+        world.advance(290)
+        job = world.submit()
+        assert world.supervisor.idle_at_s is None
+        for _ in range(40):
+            world.advance(100)
+            world.progress("step")
+            if job.answered:
+                break
+        assert world.state == "ready"
+        world.failed(job, "cancelled")
+        world.advance(299)
+        assert world.state == "ready"
+        world.advance(2)
+        assert world.state == "unloading"
+
+    def test_a_request_during_the_release_waits_for_the_next_worker(self) -> None:
+        world = ready_world(limits=Limits(idle_timeout_s=5))
+        world.advance(5)
+        job = world.submit()
+        assert world.running == []
+        world.die(ENDED)
+        assert world.spawns == 2
+        world.ready()
+        assert world.running == [job.id]
+
+    def test_a_worker_deaf_to_stop_is_killed(self) -> None:
+        world = ready_world(limits=Limits(idle_timeout_s=5))
+        world.advance(5)
+        assert not world.killed
+        world.advance(STOP_GRACE_S)
+        assert world.killed
+        world.die(CRASH)
+        assert (world.supervisor.unloads, world.supervisor.restarts) == (1, 0)
+
+    @pytest.mark.parametrize(("timeout_s", "state"), [(0.0, "unloading"), (-1.0, "ready")])
+    def test_zero_is_at_once_and_negative_never(self, timeout_s: float, state: str) -> None:
+        world = ready_world(limits=Limits(idle_timeout_s=timeout_s))
+        world.advance(0 if timeout_s == 0 else 1e6)
+        assert world.state == state
+
+    def test_a_request_may_bring_its_own(self) -> None:
+        world = ready_world(limits=Limits(idle_timeout_s=300))
+        world.done(world.submit(keep_alive_s=7))
+        world.advance(8)
+        assert world.state == "unloading"
+
+    def test_ten_thousand_races_at_the_edge_lose_nothing(self) -> None:
+        world = ready_world(slots=1, limits=Limits(idle_timeout_s=1.0))
+        for turn in range(10_000):
+            world.advance(1.0 + ((turn % 11) - 5) / 1000)
+            job = world.submit()
+            if world.ending:
+                world.die(ENDED)
+                world.ready(slots=1)
+            assert world.running[-1] == job.id
+            world.done(job)
+            assert world.answers.pop(job.id) is not None
+        assert world.supervisor.unloads > 1000
+        assert world.supervisor.restarts == 0
+
+
+class TestBlame:
+    def test_who_is_alone_at_two_deaths_has_caused_them(self) -> None:
+        world = ready_world()
+        job = world.submit()
+        world.die(CRASH)
+        assert not job.answered
+        world.ready()
+        assert world.running == [job.id]
+        world.die(CRASH)
+        assert world.code(job) == "worker_crash"
+        assert world.state == "unloaded"
+
+    def test_everything_held_is_tried_again_alone_and_first(self) -> None:
+        world = ready_world(slots=3)
+        first, poison, third, waiting = [world.submit() for _ in range(4)]
+        world.die(CRASH)
+        world.ready(slots=3)
+        assert world.running == [first.id]
+        world.done(first)
+        assert world.running == [first.id, poison.id]
+        world.die(CRASH)
+        world.advance(5)
+        world.ready(slots=3)
+        assert world.running == [poison.id]
+        world.die(CRASH)
+        assert world.code(poison) == "worker_crash"
+        world.advance(5)
+        world.ready(slots=3)
+        assert world.running == [third.id]
+        world.done(third)
+        assert world.running == [third.id, waiting.id]
+        world.done(waiting)
+        assert [world.code(job) for job in (first, third, waiting)] == [None] * 3
+
+    def test_five_deaths_from_outside_and_no_more(self) -> None:
+        world = ready_world()
+        job = world.submit()
+        for _ in range(4):
+            world.die(KILLED)
+            world.advance(5)
+            world.ready()
+            assert world.running == [job.id]
+        world.die(KILLED)
+        assert world.code(job) == "worker_crash"
+
+    def test_a_death_from_outside_is_not_added_to_a_crash(self) -> None:
+        world = ready_world()
+        job = world.submit()
+        for end in (CRASH, KILLED, KILLED):
+            world.die(end)
+            world.advance(5)
+            world.ready()
+        world.done(job)
+        assert world.code(job) is None
+
+    def test_a_cancelled_request_is_not_tried_again(self) -> None:
+        world = ready_world()
+        gone, stays = world.submit(), world.submit()
+        world.withdraw(gone)
+        world.die(CRASH)
+        world.ready()
+        assert world.running == [stays.id]
+        assert gone.id not in world.answers
+
+    def test_a_death_that_nobody_waits_for_starts_nothing(self) -> None:
+        world = ready_world()
+        world.die(CRASH)
+        assert (world.state, world.spawns, world.supervisor.restarts) == ("unloaded", 1, 1)
+
+    def test_garbage_ends_the_worker_and_counts_as_its_death(self) -> None:
+        world = ready_world()
+        job = world.submit()
+        world.supervisor.on_garbage("junk", world.now)
+        assert world.killed
+        world.die(CRASH)
+        world.ready()
+        assert world.running == [job.id]
+
+    @pytest.mark.parametrize("frame", [Failed(99, "internal", ""), Failed(LOAD, "internal", ""), Stop()])
+    def test_an_answer_that_was_not_asked_for_is_garbage(self, frame: Failed | Stop) -> None:
+        world = ready_world()
+        world.frame(frame)
+        assert world.killed
+
+
+class TestBackoff:
+    def test_the_first_replacement_comes_at_once_then_it_takes_longer(self) -> None:
+        world = ready_world()
+        world.submit()
+        delays = []
+        for _ in range(4):
+            world.die(KILLED)
+            began_s = world.now
+            while not world.children:
+                due = world.supervisor.next_wakeup_s
+                assert due is not None
+                world.advance(due - world.now)
+            delays.append(world.now - began_s)
+            world.ready()
+        assert delays == [0, 0.25, 0.5, 1.0]
+
+    def test_nobody_waits_more_than_five_seconds_in_all(self) -> None:
+        world = World(Limits(load_stall_timeout_s=1e9), timeout_s=1e9)
+        patient = world.submit()
+        for _ in range(30):
+            if world.children:
+                world.ready(slots=1)
+                world.die(KILLED)
+            if patient.answered:
+                break
+            victim = world.submit()
+            world.advance(10)
+            assert world.waited_s.get(victim.id, 0.0) <= MAX_BACKOFF_S
+        assert 1 < world.waited_s[patient.id] <= MAX_BACKOFF_S
+
+    def test_an_answer_clears_it(self) -> None:
+        world = ready_world()
+        job = world.submit()
+        world.die(KILLED)
+        world.ready()
+        world.done(job)
+        world.submit()
+        world.die(KILLED)
+        assert world.children == 1
+
+    def test_cancelled_during_it_starts_nothing(self) -> None:
+        world = ready_world()
+        job = world.submit()
+        world.die(KILLED)
+        world.ready()
+        world.die(KILLED)
+        assert (world.state, world.children) == ("loading", 0)
+        assert world.supervisor.load_phase == "back-off"
+        world.withdraw(job)
+        assert world.state == "unloaded"
+        world.advance(10)
+        assert (world.state, world.children) == ("unloaded", 0)
+
+
+class TestLoad:
+    def test_a_failure_is_told_to_all_and_the_next_request_tries_again(self) -> None:
+        world = World()
+        jobs = [world.submit(), world.submit(run=False), world.submit()]
+        world.frame(Failed(LOAD, "bad_checkpoint", "config.json is missing."))
+        assert {world.code(job) for job in jobs} == {"bad_checkpoint"}
+        world.die(ENDED)
+        assert world.state == "failed"
+        assert str(world.supervisor.failure) == "config.json is missing."
+        again = world.submit()
+        world.advance(5)
+        world.ready()
+        world.done(again)
+        assert (world.state, world.supervisor.failure) == ("ready", None)
+
+    def test_an_error_that_is_no_503_becomes_one(self) -> None:
+        world = World()
+        job = world.submit()
+        world.frame(Failed(LOAD, "bad_option", "No such device."))
+        assert world.code(job) == "load_failed"
+
+    def test_a_stall_ends_it_and_progress_puts_that_off(self) -> None:
+        world = World(Limits(load_stall_timeout_s=10))
+        job = world.submit()
+        for _ in range(10):
+            world.advance(9)
+            world.progress()
+        assert not world.killed
+        world.advance(10)
+        assert world.killed
+        world.die(CRASH)
+        assert world.code(job) == "load_failed"
+        assert world.state == "failed"
+
+    def test_a_load_that_somebody_suspended_is_tried_again(self) -> None:
+        world = World(Limits(load_stall_timeout_s=10))
+        job = world.submit()
+        world.suspended = True
+        world.advance(10)
+        world.die(CRASH)
+        assert not job.answered
+        world.suspended = False
+        world.ready()
+        assert world.running == [job.id]
+
+    @pytest.mark.parametrize(("end", "tries"), [(CRASH, 3), (ENDED, 3), (KILLED, 5)])
+    def test_a_worker_that_dies_loading_is_tried_a_few_times(self, end: Exit, tries: int) -> None:
+        world = World()
+        job = world.submit()
+        for _ in range(tries):
+            assert not job.answered
+            world.advance(5)
+            world.die(end)
+        assert world.code(job) == "load_failed"
+        assert (world.state, world.spawns) == ("failed", tries)
+
+    def test_a_process_that_cannot_be_started_is_a_failure(self) -> None:
+        world = World()
+        job = world.submit()
+        world.children -= 1
+        world.supervisor.on_spawn_failed(world.now)
+        assert world.code(job) == "load_failed"
+        assert world.state == "failed"
+
+    def test_the_time_of_a_download_does_not_count(self) -> None:
+        world = World(Limits(load_stall_timeout_s=50), timeout_s=60)
+        job = world.submit()
+        world.advance(10)
+        for _ in range(100):
+            world.progress("download")
+            world.advance(40)
+        world.progress("weights")
+        assert not job.answered
+        world.advance(49)
+        world.progress("weights")
+        assert not job.answered
+        world.advance(2)
+        assert world.code(job) == "timeout"
+
+
+class TestHang:
+    def test_a_silent_worker_is_killed_and_its_work_tried_again(self) -> None:
+        world = ready_world(limits=Limits(step_stall_timeout_s=20))
+        world.advance(100)
+        job = world.submit()
+        world.advance(19)
+        assert not world.killed
+        world.progress("step")
+        world.advance(19)
+        assert not world.killed
+        world.advance(1)
+        assert world.killed
+        world.die(CRASH)
+        world.ready()
+        assert (world.running, job.deaths_alone) == ([job.id], 1)
+
+    def test_a_suspended_worker_is_not_the_requests_fault(self) -> None:
+        world = ready_world(limits=Limits(step_stall_timeout_s=20))
+        job = world.submit()
+        world.suspended = True
+        world.advance(20)
+        world.die(CRASH)
+        assert (job.deaths_alone, job.deaths_outside) == (0, 1)
+
+
+class TestLeaving:
+    def test_a_waiting_request_leaves_without_a_trace(self) -> None:
+        world = ready_world(slots=1)
+        first, second, third = [world.submit() for _ in range(3)]
+        world.withdraw(second)
+        assert world.supervisor.line.depth == 1
+        world.done(first)
+        assert world.running == [first.id, third.id]
+
+    def test_a_running_one_keeps_its_slot_until_the_worker_lets_go(self) -> None:
+        world = ready_world(slots=1)
+        first, second = world.submit(), world.submit()
+        world.withdraw(first)
+        assert world.cancels == [first.id]
+        assert world.running == [first.id]
+        world.failed(first, "cancelled")
+        assert world.running == [first.id, second.id]
+
+    def test_an_answer_that_crosses_the_cancel_is_dropped(self) -> None:
+        world = ready_world(slots=1)
+        job = world.submit()
+        world.withdraw(job)
+        world.done(job)
+        assert job.id not in world.answers
+        assert world.state == "ready"
+
+    def test_a_deadline_is_answered_when_it_passes(self) -> None:
+        world = World(Limits(load_stall_timeout_s=1e9), timeout_s=30)
+        first = world.submit()
+        world.advance(10)
+        second = world.submit()
+        world.advance(20)
+        assert world.code(first) == "timeout"
+        assert not second.answered
+        world.ready(slots=1)
+        world.advance(10)
+        assert world.code(second) == "timeout"
+        assert world.cancels == [second.id]
+
+
+class TestUnload:
+    def test_ends_an_idle_worker(self) -> None:
+        world = ready_world()
+        job = world.unload()
+        assert world.stopping
+        assert job.id not in world.answers
+        world.die(ENDED)
+        assert job.id in world.answers
+        assert (world.state, world.supervisor.unloads) == ("unloaded", 1)
+
+    def test_without_a_worker_there_is_nothing_to_do(self) -> None:
+        world = World()
+        assert world.unload().id in world.answers
+        assert world.unload(force=True).id in world.answers
+
+    def test_busy_unless_forced(self) -> None:
+        world = ready_world()
+        job = world.submit()
+        with pytest.raises(Busy):
+            world.unload()
+        world.done(job)
+        world.unload()
+        assert world.stopping
+
+    def test_forced_it_finishes_what_came_before_and_nothing_after(self) -> None:
+        world = ready_world(slots=1)
+        before = [world.submit(), world.submit()]
+        unload = world.unload(force=True)
+        after, loader = world.submit(), world.submit(run=False)
+        world.done(before[0])
+        world.done(before[1])
+        assert world.stopping
+        assert world.running == [job.id for job in before]
+        world.die(ENDED)
+        assert unload.id in world.answers
+        assert loader.id not in world.answers
+        world.ready()
+        assert world.running == [after.id]
+        assert loader.id in world.answers
+
+    def test_a_cancelled_unload_is_forgotten(self) -> None:
+        world = ready_world(slots=1)
+        first = world.submit()
+        unload = world.unload(force=True)
+        second = world.submit()
+        world.withdraw(unload)
+        world.done(first)
+        assert not world.stopping
+        assert second.id in world.running
+
+
+class TestShutdown:
+    def test_what_is_here_is_finished_first(self) -> None:
+        world = ready_world(slots=1, limits=Limits(shutdown_grace_s=30))
+        jobs = [world.submit(), world.submit()]
+        bye = world.job(run=False)
+        world.supervisor.drain(bye, world.now)
+        world.done(jobs[0])
+        assert not world.stopping
+        world.done(jobs[1])
+        assert world.stopping
+        world.die(ENDED)
+        assert bye.id in world.answers
+
+    def test_after_the_grace_the_rest_is_told(self) -> None:
+        world = ready_world(slots=1, limits=Limits(shutdown_grace_s=30))
+        jobs = [world.submit(), world.submit()]
+        bye = world.job(run=False)
+        world.supervisor.drain(bye, world.now)
+        world.advance(30)
+        assert {world.code(job) for job in jobs} == {"unavailable"}
+        assert world.stopping
+        world.die(ENDED)
+        assert bye.id in world.answers
+        assert world.supervisor.next_wakeup_s is None
+
+    @pytest.mark.parametrize("phase", ["loading", "ready", "back-off", "unloaded"])
+    def test_close_answers_everybody_at_once(self, phase: str) -> None:
+        world = World()
+        jobs = [] if phase == "unloaded" else [world.submit()]
+        if phase in ("ready", "back-off"):
+            world.ready()
+        if phase == "back-off":
+            world.die(KILLED)
+            world.ready()
+            world.die(KILLED)
+        bye = world.job(run=False)
+        world.supervisor.close(bye, world.now)
+        assert [world.code(job) for job in jobs] == ["unavailable"] * len(jobs)
+        if world.children:
+            assert world.killed
+            world.die(CRASH)
+        assert bye.id in world.answers
+        assert world.supervisor.next_wakeup_s is None
+
+
+def test_progress_and_memory_are_remembered_while_loading() -> None:
+    world = World()
+    world.submit()
+    world.frame(Progress("weights", 10, 100))
+    assert world.supervisor.load_phase == "weights"
+    assert world.supervisor.progress == Progress("weights", 10, 100)
+    world.frame(Ready("toy", "cpu", "float32", 1))
+    assert world.supervisor.load_phase is None
