@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -130,20 +130,17 @@ class Trainer:
         self.step += 1
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
+    def batches(self) -> Iterator[Batch]:
+        args = self.args
+        seed = args.seed + self.step  # a resumed run goes on with other scenes
+        preprocess = self.config.preprocess
+        return stream(SceneBatches(self.tokenizer, preprocess, GRID, PROMPTS, args.pictures, args.prompts, seed))
+
     def run(self) -> None:
         args = self.args
-        batches = SceneBatches(
-            self.tokenizer,
-            self.config.preprocess,
-            GRID,
-            PROMPTS,
-            args.pictures,
-            args.prompts,
-            seed=args.seed + self.step,
-        )
         mean: dict[str, float] = {}
         began_s = time.perf_counter()
-        for batch in stream(batches):
+        for batch in self.batches():
             if self.step >= args.steps:
                 break
             for name, value in self.learn(batch).items():
