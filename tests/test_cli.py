@@ -66,10 +66,9 @@ class Daemon:
 
     def until_in_flight(self, count: int) -> int:
         """Wait until the worker holds so many; its process id."""
-        while True:
-            status = self.call("/status")[1]
-            if status["in_flight"] == count:
-                return int(status["worker_pid"])
+        while (status := self.call("/status")[1])["in_flight"] != count:
+            pass
+        return int(status["worker_pid"])
 
 
 @pytest.fixture
@@ -176,6 +175,16 @@ def test_it_comes_back_below_60_mb_after_large_pictures(start: Callable[..., Dae
         assert daemon.call("/process_image?prompt=FAKE", GIF + bytes(size << 20))[0] == 200
     while process.memory_info().rss > 60e6:
         daemon.call("/status")
+
+
+def test_a_client_that_leaves_takes_its_request_along(start: Callable[..., Daemon]) -> None:
+    daemon = start()
+    port = int(daemon.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        head = "POST /process_image?prompt=FAKE&text_input=hold HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+        client.sendall(f"{head}{len(GIF)}\r\n\r\n".encode() + GIF)
+        daemon.until_in_flight(1)
+    daemon.until_in_flight(0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

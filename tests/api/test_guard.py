@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -153,8 +154,6 @@ async def test_the_key_is_asked_everywhere_but_at_the_probes(
 
 
 async def test_http_1_0_probes_need_no_host(serve: Serve) -> None:
-    import asyncio
-
     client = await serve()
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(b"GET /health HTTP/1.0\r\n\r\n")
