@@ -23,13 +23,13 @@ from vision_server.worker.child import auto_slots
 from vision_server.worker.protocol import Cancel, Decoder, Done, Failed, Frame, Hello, Progress, Ready, Run, encode
 
 WAIT_S = 60
-LONG = Options(num_beams=2, max_new_tokens=2000, length_penalty=5.0, early_stopping=False, no_repeat_ngram_size=0)
+LONG = Options(num_beams=2, max_new_tokens=600, length_penalty=5.0, early_stopping=False, no_repeat_ngram_size=0)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(directory, Shape("for-the-worker", text={"max_position_embeddings": 2048}))
+    write_checkpoint(directory, Shape("for-the-worker", text={"max_position_embeddings": 1024}))
     return directory
 
 
@@ -164,7 +164,10 @@ class Raw:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait(WAIT_S)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
 
 
 @pytest.fixture
@@ -187,8 +190,8 @@ def test_the_load_reports_bytes_and_then_ready(raw: Raw) -> None:
     assert ready == Ready("toy", "cpu", "float32", 4)
     progress = [frame for frame in raw.seen if isinstance(frame, Progress)]
     assert progress[0].phase == "import"
-    assert (progress[-1].phase, progress[-1].done) == ("weights", progress[-1].total)
-    assert progress[-1].total > 0
+    assert progress[-1].phase == "weights"
+    assert 0 < progress[-1].done <= progress[-1].total
 
 
 def test_a_short_request_overtakes_a_long_one_and_a_cancel_ends_that(raw: Raw) -> None:
