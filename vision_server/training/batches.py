@@ -85,12 +85,13 @@ class SceneBatches(IterableDataset[Batch]):
             task = find(token)
             assert task is not None, token
             rows.append(self._answer(sentence(task, "", None, (1, 1))))
-        lengths = torch.tensor([len(row) for row in rows])
-        return _padded(rows, PAD), torch.arange(int(lengths.max())) < lengths[:, None]
+        prompts = _padded(rows, PAD)
+        return prompts, prompts != PAD
 
 
 def _padded(rows: list[list[int]], value: int) -> Tensor:
-    longest = max(map(len, rows))
+    """Rows of one length, a multiple of 8: a CPU makes its kernels anew for every shape, so there should be few."""
+    longest = -(-max(map(len, rows)) // 8) * 8
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
 

@@ -70,9 +70,9 @@ class AnswerLoss(nn.Module):
         mask = F.pad(batch.prompt_mask, (features.shape[1], 0), value=True)
         given = F.pad(batch.answers[:, :-1].clamp(min=0), (1, 0), value=DECODER_START)
         hidden = text.decoder(text.embed(given), states, mask)
+        log_probs = text.lm_head(hidden).float().log_softmax(-1)
         real = batch.answers != IGNORE
-        targets = batch.answers[real]
-        log_probs = text.lm_head(hidden[real]).float().log_softmax(-1)
+        targets, log_probs = batch.answers[real], log_probs[real]
         bins = targets - self.first
         is_location = (bins >= 0) & (bins < BINS)
         losses = {"words": F.nll_loss(log_probs[~is_location], targets[~is_location])}
