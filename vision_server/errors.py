@@ -1,7 +1,7 @@
 """The error tree: code, HTTP status and a message written for the client. Standard library only.
 
 Errors are data. They are raised anywhere, carried over the worker's pipe as (code, message), and rendered once, by the
-dialect that answers. A message says what is wrong and what to do; it never holds a path, an address or a library's text.
+dialect that answers. A message says what is wrong and what to do; it holds no path, no address and no library's text.
 """
 
 from __future__ import annotations
