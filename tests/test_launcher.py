@@ -17,7 +17,10 @@ from typing import IO
 import pytest
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="vision-server.sh is for POSIX systems")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="vision-server.sh is for POSIX systems"),
+    pytest.mark.timeout(60),  # a launcher that waits for what never comes
+]
 
 # Everything the launcher calls; PATH holds nothing else, so a tool it grows to need shows here.
 TOOLS = (
