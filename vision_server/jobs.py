@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import CannotServe, QueueFull
+from .worker.life import Limits
 from .worker.line import Job
 from .worker.protocol import DEFAULT_OPTIONS, Done, Hello, Options, Run
 from .worker.runner import WORKER, Runner
-from .worker.supervisor import Limits
 
 __all__ = ["Options", "Outcome", "Queue", "Request", "Status", "open_queue"]
 
@@ -107,7 +107,7 @@ class Queue:
         now = self._runner.now()
         recent = [at for at in self._completions if at > now - _RATE_WINDOW_S]
         if not recent:
-            return min(_RETRY_AFTER_MAX_S, ceil(self._supervisor.last_load_s or 10))
+            return min(_RETRY_AFTER_MAX_S, ceil(self._supervisor.life.last_load_s or 10))
         rate = len(recent) / max(now - recent[0], 1.0)
         return max(1, min(_RETRY_AFTER_MAX_S, ceil(self.depth / rate)))
 
@@ -147,11 +147,12 @@ class Queue:
 
     def status(self) -> Status:
         """A snapshot. Never loads anything, never touches the idle clock."""
-        life, child = self._supervisor, self._runner.child
-        idle_at_s, progress, loading = life.idle_at_s, life.progress, life.state == "loading"
+        supervisor, child = self._supervisor, self._runner.child
+        life = supervisor.life
+        idle_at_s, progress, loading = supervisor.idle_at_s, life.progress, supervisor.state == "loading"
         device_bytes = progress.memory_bytes if progress else life.ready.memory_bytes if life.ready else None
         return Status(
-            state=life.state,
+            state=supervisor.state,
             model=self._hello.model,
             device=life.ready.device if life.ready else self._hello.device,
             dtype=life.ready.dtype if life.ready else self._hello.dtype,
@@ -159,7 +160,7 @@ class Queue:
             queue_capacity=self.capacity,
             in_flight=self.in_flight,
             idle_unload_in_s=None if idle_at_s is None else max(0.0, idle_at_s - self._runner.now()),
-            load_phase=life.load_phase,
+            load_phase=supervisor.load_phase,
             load_bytes_done=progress.done if progress and loading else 0,
             load_bytes_total=progress.total if progress and loading else 0,
             loads=life.loads,
@@ -169,8 +170,8 @@ class Queue:
             worker_pid=child.pid if child else None,
             worker_rss_bytes=child.rss_bytes() if child else None,
             worker_device_bytes=device_bytes,
-            draining=life.draining,
-            failure=str(life.failure) if life.failure else None,
+            draining=supervisor.draining,
+            failure=str(supervisor.failure) if supervisor.failure else None,
         )
 
     async def drain(self) -> None:
@@ -206,6 +207,11 @@ def _outcome(done: Done, job: Job) -> Outcome:
     )
 
 
+def _absolute(directory: Path) -> str:
+    """The worker's working directory is another one than ours."""
+    return str(directory.absolute())
+
+
 @asynccontextmanager
 async def open_queue(
     *,
@@ -227,11 +233,11 @@ async def open_queue(
 ) -> AsyncIterator[Queue]:
     """The queue and, when asked, its worker; nothing is started before the first request. Leaving ends both.
 
-    `directory` is absolute: the worker's own working directory is another one. `max_batch` is how many requests are
-    decoded together. `threads` is for the CPU: None takes every core the worker may use. `command` is the worker.
+    `max_batch` is how many requests are decoded together. `threads` is for the CPU: None takes every core the worker
+    may use. `command` is the worker.
     """
     hello = Hello(
-        directory=str(directory),
+        directory=_absolute(directory),
         model=model,
         device=device,
         dtype=dtype,

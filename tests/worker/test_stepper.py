@@ -68,13 +68,17 @@ class ToyEngine:
         self.cancelled.append(ticket)
 
 
+def toy_prepare(run: Run) -> Prepared:
+    return Prepared(run, Image.new("RGB", (8, 6)), f"sentence {run.id}", 0.125)
+
+
 class Bench:
     def __init__(self, engine: ToyEngine, slots: int = 4) -> None:
         self.engine = engine
         self.inbox: Inbox = queue.SimpleQueue()
         self.said: list[Frame] = []
         ready = Ready("toy", "cpu", "float32", slots)
-        self.stepper = Stepper(engine, self.inbox, ready, self.said.append, lambda options: options)
+        self.stepper = Stepper(engine, self.inbox, ready, self.said.append, toy_prepare, lambda options: options)
 
     def run(self, run_id: int, beams: int = 3) -> Run:
         run = Run(run_id, f"r{run_id}", "<CAPTION>", options=Options(num_beams=beams))
@@ -82,7 +86,7 @@ class Bench:
         return run
 
     def prepared(self, run: Run) -> None:
-        self.inbox.put(Prepared(run, Image.new("RGB", (8, 6)), f"sentence {run.id}", 0.125))
+        self.inbox.put(toy_prepare(run))
 
     def both(self, run_id: int, beams: int = 3) -> None:
         self.prepared(self.run(run_id, beams))

@@ -6,10 +6,10 @@ import pytest
 
 from tests.worker.world import CRASH, ENDED, KILLED, World
 from vision_server.errors import Busy
+from vision_server.worker.life import STOP_GRACE_S, Limits
 from vision_server.worker.line import MAX_BACKOFF_S
 from vision_server.worker.process import Exit
 from vision_server.worker.protocol import LOAD, Failed, Progress, Ready, Stop
-from vision_server.worker.supervisor import STOP_GRACE_S, Limits
 
 
 def ready_world(slots: int = 2, limits: Limits | None = None) -> World:
@@ -50,7 +50,7 @@ def test_slots_follow_the_worker() -> None:
     assert len(world.running) == 4
     world.done(jobs[2])
     assert len(world.running) == 5
-    assert world.supervisor.loads == 1
+    assert world.supervisor.life.loads == 1
 
 
 def test_queue_and_load_time_are_told_apart() -> None:
@@ -77,7 +77,7 @@ class TestIdle:
         assert world.stopping
         assert world.state == "unloading"
         world.die(ENDED)
-        assert (world.state, world.supervisor.unloads, world.supervisor.restarts) == ("unloaded", 1, 0)
+        assert (world.state, world.supervisor.life.unloads, world.supervisor.life.restarts) == ("unloaded", 1, 0)
         world.submit()
         assert world.spawns == 2
 
@@ -115,7 +115,7 @@ class TestIdle:
         world.advance(STOP_GRACE_S)
         assert world.killed
         world.die(CRASH)
-        assert (world.supervisor.unloads, world.supervisor.restarts) == (1, 0)
+        assert (world.supervisor.life.unloads, world.supervisor.life.restarts) == (1, 0)
 
     @pytest.mark.parametrize(("timeout_s", "state"), [(0.0, "unloading"), (-1.0, "ready")])
     def test_zero_is_at_once_and_negative_never(self, timeout_s: float, state: str) -> None:
@@ -140,8 +140,8 @@ class TestIdle:
             assert world.running[-1] == job.id
             world.done(job)
             assert world.answers.pop(job.id) is not None
-        assert world.supervisor.unloads > 1000
-        assert world.supervisor.restarts == 0
+        assert world.supervisor.life.unloads > 1000
+        assert world.supervisor.life.restarts == 0
 
 
 class TestBlame:
@@ -211,7 +211,7 @@ class TestBlame:
     def test_a_death_that_nobody_waits_for_starts_nothing(self) -> None:
         world = ready_world()
         world.die(CRASH)
-        assert (world.state, world.spawns, world.supervisor.restarts) == ("unloaded", 1, 1)
+        assert (world.state, world.spawns, world.supervisor.life.restarts) == ("unloaded", 1, 1)
 
     def test_garbage_ends_the_worker_and_counts_as_its_death(self) -> None:
         world = ready_world()
@@ -436,7 +436,7 @@ class TestUnload:
         assert job.id not in world.answers
         world.die(ENDED)
         assert job.id in world.answers
-        assert (world.state, world.supervisor.unloads) == ("unloaded", 1)
+        assert (world.state, world.supervisor.life.unloads) == ("unloaded", 1)
 
     def test_without_a_worker_there_is_nothing_to_do(self) -> None:
         world = World()
@@ -529,6 +529,6 @@ def test_progress_and_memory_are_remembered_while_loading() -> None:
     world.submit()
     world.frame(Progress("weights", 10, 100))
     assert world.supervisor.load_phase == "weights"
-    assert world.supervisor.progress == Progress("weights", 10, 100)
+    assert world.supervisor.life.progress == Progress("weights", 10, 100)
     world.frame(Ready("toy", "cpu", "float32", 1))
     assert world.supervisor.load_phase is None

@@ -9,9 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.worker.world import CRASH, ENDED, KILLED, World
 from vision_server.errors import Busy
+from vision_server.worker.life import Limits, Phase
 from vision_server.worker.line import MAX_BACKOFF_S, Job
 from vision_server.worker.protocol import LOAD, Cancel, Failed, Stop
-from vision_server.worker.supervisor import Limits, Phase
 
 LIMITS = Limits(idle_timeout_s=60, load_stall_timeout_s=30, step_stall_timeout_s=20, shutdown_grace_s=10)
 
@@ -31,10 +31,10 @@ class WorkerLife(RuleBasedStateMachine):
         return list(self.world.supervisor.line.held)
 
     def starting(self) -> bool:
-        return self.world.supervisor.phase is Phase.STARTING
+        return self.world.supervisor.life.phase is Phase.STARTING
 
     def serving(self) -> bool:
-        return self.world.supervisor.phase is Phase.READY
+        return self.world.supervisor.life.phase is Phase.READY
 
     # Clients
 
@@ -155,13 +155,13 @@ class WorkerLife(RuleBasedStateMachine):
             assert self.world.children or supervisor.next_wakeup_s is not None
             assert supervisor.state in ("loading", "ready", "unloading")
         if self.world.children:
-            assert supervisor.phase is not Phase.GONE
+            assert supervisor.life.phase is not Phase.GONE
 
     @invariant()
     def no_slot_is_left_free(self) -> None:
         supervisor = self.world.supervisor
         if self.serving() and supervisor.line.waiting and not supervisor.line.suspects and not supervisor._leaving:
-            ready = supervisor.ready
+            ready = supervisor.life.ready
             assert ready is not None
             alone = any(job.suspect for job in supervisor.line.held.values())
             assert alone or len(supervisor.line.held) >= ready.slots

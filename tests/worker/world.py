@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import count
 
 from vision_server.errors import Busy, VisionError
+from vision_server.worker.life import Limits, Phase
 from vision_server.worker.line import Job
 from vision_server.worker.process import Exit
 from vision_server.worker.protocol import Cancel, Done, Failed, Frame, Progress, Ready, Run, Stop
-from vision_server.worker.supervisor import Limits, Phase, Supervisor
+from vision_server.worker.supervisor import Supervisor
 
 CRASH = Exit(-11, from_outside=False)
 KILLED = Exit(-9, from_outside=True)
@@ -133,7 +134,7 @@ class World:
 
     @property
     def ending(self) -> bool:
-        return self.supervisor.phase is Phase.ENDING
+        return self.supervisor.life.phase is Phase.ENDING
 
     def code(self, job: Job) -> str | None:
         """The error that answered a job; None when it was done."""

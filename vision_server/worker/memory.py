@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import time
 from typing import Any
 
 _PATIENCE_S = 5.0  # the driver gives a dead process's memory back within a second or two
+_HUNG_S = 2 * _PATIENCE_S  # a driver in trouble may never answer; nobody waits for its figures
 _NOISE_BYTES = 64 << 20
 
 
@@ -21,13 +21,17 @@ async def used_bytes(back_to: int | None = None) -> int | None:
 
     With `back_to`, waits up to some seconds until it is down to about that again.
     """
-    if importlib.util.find_spec("pynvml") is None:
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(_used_bytes, back_to), _HUNG_S)
+    except asyncio.TimeoutError:
         return None
-    return await asyncio.to_thread(_used_bytes, back_to)
 
 
 def _used_bytes(back_to: int | None) -> int | None:
-    nvml: Any = importlib.import_module("pynvml")
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        return None
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:

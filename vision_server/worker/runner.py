@@ -16,10 +16,11 @@ from functools import partial
 from ..errors import VisionError
 from ..log import relay
 from . import memory
+from .life import Limits
 from .line import Job
 from .process import Child, Exit, spawn
 from .protocol import Done, Frame, Hello, ProtocolError
-from .supervisor import Limits, Supervisor
+from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Runner:
         self._used_before_bytes = await memory.used_bytes()
         try:
             await spawn(self._command, self)
-        except OSError:
+        except Exception:  # whatever it is, those who wait for the worker must hear of it
             log.exception("the worker process could not be started")
             self._unsent.clear()
             self._happen(self.supervisor.on_spawn_failed)

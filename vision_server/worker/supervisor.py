@@ -11,60 +11,26 @@ tests with a fake one. `next_wakeup_s` says when `tick` has something to do: tim
     unloading  yes         its end -> unloaded or failed, and from there -> loading if somebody waits
     failed     no          ensure_ready -> loading, after a back-off
 
-Only `ensure_ready` starts anything, and only when no process is left: there are never two workers.
+Only `ensure_ready` starts anything, and only when no process is left: there are never two workers. `line` knows who
+goes next and who is to blame, `life` what the process is at, `setbacks` how long to wait for the next one.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol
 
 from ..errors import Busy, CannotServe, DeadlinePassed, LoadFailed, VisionError, WorkerCrash, from_code
+from .life import GARBAGE, LOAD_FAILED, SHUTDOWN, Death, Effects, Life, Limits, Phase
 from .line import MAX_BACKOFF_S, Job, Line
 from .process import Exit
-from .protocol import LOAD, Cancel, Done, Failed, Frame, Progress, Ready, Stop
-from .setbacks import STALL, Setbacks
+from .protocol import LOAD, Cancel, Done, Failed, Frame, Progress, Ready
+from .setbacks import Setbacks
 
 log = logging.getLogger(__name__)
 
-STOP_GRACE_S = 5.0  # the worker ends on Stop as soon as its reader thread runs, so this is plenty
-_ASKED_FOR = ("idle", "unload", "shutdown", "load_failed")  # reasons for an end that is not a death
 _CRASH = "The worker crashed on this request, twice. Its picture or its options may be the cause."
 _KILLED = "The worker was ended from outside each time it had this request; its machine may be short of memory."
-DOWNLOAD = "download"  # the load phase that does not count against anybody's deadline
-
-
-class Effects(Protocol):
-    """What a supervisor can have done. None of these calls back into it."""
-
-    def spawn(self) -> None: ...
-
-    def send(self, frame: Frame) -> None: ...
-
-    def kill(self) -> None: ...
-
-    def is_stopped(self) -> bool: ...
-
-    def answer(self, job: Job, result: Done | VisionError | None) -> None: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Times in seconds. A negative idle timeout means never, 0 as soon as nothing is left to do."""
-
-    idle_timeout_s: float = 300.0
-    load_stall_timeout_s: float = 120.0
-    step_stall_timeout_s: float = 120.0
-    shutdown_grace_s: float = 30.0
-
-
-class Phase(Enum):
-    GONE = "gone"
-    STARTING = "starting"
-    READY = "ready"
-    ENDING = "ending"
+_NEVER = float("inf")
 
 
 class Supervisor:
@@ -72,33 +38,26 @@ class Supervisor:
 
     def __init__(self, limits: Limits, effects: Effects) -> None:
         self.line = Line()
-        self.phase = Phase.GONE
-        self.ready: Ready | None = None
-        self.progress: Progress | None = None
+        self.life = Life(limits, effects)
         self.failure: VisionError | None = None
-        self.loads = self.unloads = self.restarts = 0
-        self.last_load_s: float | None = None
         self.idle_at_s: float | None = None
         self.draining = False
         self._limits = limits
         self._effects = effects
+        self._setbacks = Setbacks()
         self._leaving: list[Job] = []  # who waits for the worker's end
         self._last_id_before_end = -1  # while somebody waits for it: jobs after this one wait for the next worker
         self._keep_alive_s = limits.idle_timeout_s
         self._start_at_s: float | None = None  # in back-off
-        self._started_s = self._advance_s = 0.0
-        self._ending_because = ""
-        self._kill_at_s = self._give_up_at_s = float("inf")
-        self._setbacks = Setbacks()
-        self._stopped_by_others = False
+        self._give_up_at_s = _NEVER
 
     @property
     def state(self) -> str:
-        if self.phase is Phase.ENDING:
+        if self.life.phase is Phase.ENDING:
             return "unloading"
-        if self.phase is Phase.READY:
+        if self.life.phase is Phase.READY:
             return "ready"
-        if self.phase is Phase.STARTING or self._start_at_s is not None:
+        if self.life.phase is Phase.STARTING or self._start_at_s is not None:
             return "loading"
         return "unloaded" if self.failure is None else "failed"
 
@@ -107,15 +66,14 @@ class Supervisor:
         """What the loading is at, in the worker's words; None when nothing is being loaded."""
         if self._start_at_s is not None:
             return "back-off"
-        if self.phase is not Phase.STARTING:
+        if self.life.phase is not Phase.STARTING:
             return None
-        return self.progress.phase if self.progress else "starting"
+        return self.life.progress.phase if self.life.progress else "starting"
 
     @property
     def has_room(self) -> bool:
         """Whether a request that came now would go to the worker at once."""
-        slots = self.ready.slots if self.ready and self.phase is Phase.READY else 0
-        return not self.line.depth and not self._leaving and len(self.line.held) < slots
+        return not self.line.depth and not self._leaving and len(self.line.held) < self.life.slots
 
     # What clients ask for.
 
@@ -130,7 +88,8 @@ class Supervisor:
         if job in self._leaving:
             self._leaving.remove(job)
         elif job.id in self.line.alive:
-            self._take_back(job)
+            self.line.answered(job)
+            self._cancel(job)
         self._go_on(now)
 
     def unload(self, job: Job, now: float, *, force: bool) -> None:
@@ -152,21 +111,27 @@ class Supervisor:
         self._give_up_at_s = now
         self.drain(job, now)
         self.tick(now)
-        if self.phase is not Phase.GONE:
-            self._kill("shutdown")
+        if self.life.phase is not Phase.GONE:
+            self.life.kill(SHUTDOWN)
 
     # What the worker does.
 
     def on_frame(self, frame: Frame, now: float) -> None:
-        self._count_advance(now)
+        if self.life.downloading:
+            self.line.postpone(self.life.advance_s, now)
+        self.life.advance_s = now
         if isinstance(frame, Progress):
-            self.progress = frame
+            self.life.progress = frame
         elif isinstance(frame, Ready) and frame.slots > 0:
-            self._on_ready(frame, now)
-        elif isinstance(frame, Failed) and frame.id == LOAD and self.phase is not Phase.READY:
+            if self.life.take_ready(frame, now):
+                self.failure = None
+                self._setbacks.note_load()
+        elif isinstance(frame, Failed) and frame.id == LOAD and self.life.phase is not Phase.READY:
             self._on_load_failed(frame, now)
-        elif isinstance(frame, Done | Failed) and frame.id in self.line.held:
-            self._on_result(frame)
+        elif isinstance(frame, Done | Failed) and (job := self.line.released(frame.id)):
+            self._setbacks.note_answer()
+            if not job.answered:
+                self._answer(job, frame if isinstance(frame, Done) else from_code(frame.code, frame.message))
         else:
             self.on_garbage(f"an unexpected {type(frame).__name__}", now)
         self._go_on(now)
@@ -174,24 +139,22 @@ class Supervisor:
     def on_garbage(self, what: str, now: float) -> None:
         """The worker does not speak the protocol, so nothing it holds will be answered."""
         log.error("the worker sent %s", what)
-        if self.phase is not Phase.ENDING:
-            self._kill("garbage")
+        if self.life.can_be_stopped:
+            self.life.kill(GARBAGE)
         self._go_on(now)
 
     def on_end(self, end: Exit, now: float) -> None:
         """The process is gone and everything it wrote has been seen."""
-        was_ready, because = self.ready is not None, self._ending_because
-        self.phase, self.ready, self.progress, self._ending_because = Phase.GONE, None, None, ""
-        if because in _ASKED_FOR:
-            self.unloads += was_ready
+        death = self.life.end(end)
+        if death is None:
             self.line.held.clear()
         else:
-            self._on_death(because or str(end), was_ready, end.from_outside or self._stopped_by_others, now)
+            self._on_death(death, now)
         self._go_on(now)
 
     def on_spawn_failed(self, now: float) -> None:
         """The operating system would not start the process."""
-        self.phase = Phase.GONE
+        self.life.spawn_failed()
         self._setbacks.note_failure(now)
         self._fail_load(LoadFailed("The worker process could not be started; the server's log says why."))
         self._go_on(now)
@@ -200,58 +163,46 @@ class Supervisor:
 
     def tick(self, now: float) -> None:
         """Do what is due. Harmless at any time."""
-        if not self._downloading:
+        if not self.life.downloading:
             for job in self.line.expired(now):
                 log.warning("request %s: its time is over", job.run.request_id if job.run else "(load)")
-                self._take_back(
-                    job, DeadlinePassed("The request waited longer than the server allows. Try again later.")
-                )
+                self._answer(job, DeadlinePassed("The request took longer than the server allows. Try again later."))
+                self._cancel(job)
         if now >= self._give_up_at_s:
             self._give_up(now)
         if self._start_at_s is not None and now >= self._start_at_s:
             self._start_at_s = None
             if self.line.alive:
-                self._spawn(now)
-        stall_at_s = self._stall_at_s
-        if stall_at_s is not None and now >= stall_at_s:
-            self._stopped_by_others = self._effects.is_stopped()
-            self._kill("hang" if self.phase is Phase.READY else STALL)
+                self.life.spawn(now)
+        if now >= self.life.due_s(busy=bool(self.line.held)):
+            self.life.lose_patience()
         elif self.idle_at_s is not None and now >= self.idle_at_s:
-            self._stop(now, "idle")
-        elif self.phase is Phase.ENDING and now >= self._kill_at_s:
-            self._kill(self._ending_because)
+            self.life.stop(now, "idle")
         self._go_on(now)
 
     @property
     def next_wakeup_s(self) -> float | None:
         """When `tick` is to be called next; None when only an event can change anything."""
-        times = [self._start_at_s, self._stall_at_s, self.idle_at_s, self._give_up_at_s]
-        if not self._downloading:
+        times = [self._start_at_s, self.life.due_s(busy=bool(self.line.held)), self.idle_at_s, self._give_up_at_s]
+        if not self.life.downloading:
             times.append(self.line.next_deadline_s())
-        if self.phase is Phase.ENDING:
-            times.append(self._kill_at_s)
-        return min((t for t in times if t is not None and t != float("inf")), default=None)
+        return min((t for t in times if t is not None and t != _NEVER), default=None)
 
     # How it is done.
 
     def ensure_ready(self, now: float) -> None:
         """Start a worker unless there is one, soon, or not yet gone. The only way to one."""
-        if self.phase is not Phase.GONE or self._start_at_s is not None:
+        if self.life.phase is not Phase.GONE or self._start_at_s is not None:
             return
         delay_s = self.line.charge_backoff(max(0.0, self._setbacks.not_before_s - now))
         if delay_s > 0:
             self._start_at_s = now + delay_s
         else:
-            self._spawn(now)
-
-    def _spawn(self, now: float) -> None:
-        self.phase, self._stopped_by_others = Phase.STARTING, False
-        self._started_s = self._advance_s = now
-        self._effects.spawn()
+            self.life.spawn(now)
 
     def _go_on(self, now: float) -> None:
         """After every event: feed the worker, start or end it, set the idle clock."""
-        if self.phase is Phase.READY:
+        if self.life.phase is Phase.READY:
             self._feed(now)
         if self._leaving and not self.line.busy_until(self._last_id_before_end):
             self._leave(now)
@@ -259,29 +210,29 @@ class Supervisor:
             self.ensure_ready(now)
         else:
             self._start_at_s = None
-        if self.phase is not Phase.READY or self.line.alive or self.line.held or self._keep_alive_s < 0:
+        idle = self.life.phase is Phase.READY and not self.line.alive and not self.line.held
+        if not idle or self._keep_alive_s < 0:
             self.idle_at_s = None
         elif self.idle_at_s is None:
             self.idle_at_s = now + self._keep_alive_s
 
     def _feed(self, now: float) -> None:
-        assert self.ready is not None
         if not self.line.held:
-            self._advance_s = now
+            self.life.advance_s = now
         last_id = self._last_id_before_end if self._leaving else None
         for loader in [job for job in self.line.loaders.values() if last_id is None or job.id <= last_id]:
             self._answer(loader, None)
-        while job := self.line.next(self.ready.slots, last_id):
+        while job := self.line.next(self.life.slots, last_id):
             assert job.run is not None
             job.sent_s = now
-            loaded_s = self._started_s + (self.last_load_s or 0.0)
-            job.load_s = max(0.0, loaded_s - max(job.arrived_s, self._started_s))
+            loaded_s = self.life.started_s + (self.life.last_load_s or 0.0)
+            job.load_s = max(0.0, loaded_s - max(job.arrived_s, self.life.started_s))
             self._effects.send(job.run)
 
     def _leave(self, now: float) -> None:
-        if self.phase in (Phase.STARTING, Phase.READY):
-            self._stop(now, "shutdown" if self.draining else "unload")
-        elif self.phase is Phase.GONE:
+        if self.life.can_be_stopped:
+            self.life.stop(now, SHUTDOWN if self.draining else "unload")
+        elif self.life.phase is Phase.GONE:
             leaving, self._leaving = self._leaving, []
             for job in leaving:
                 job.answered = True
@@ -292,62 +243,38 @@ class Supervisor:
         self._keep_alive_s = self._limits.idle_timeout_s if job.keep_alive_s is None else job.keep_alive_s
         self._effects.answer(job, result)
 
-    def _take_back(self, job: Job, error: VisionError | None = None) -> None:
-        """Drop a job that nobody waits for any more, or tell its owner why; the worker learns of it if it holds it."""
-        if error is None:
-            self.line.answered(job)
-        else:
-            self._answer(job, error)
-        if job.id in self.line.held and self.phase is Phase.READY:
+    def _cancel(self, job: Job) -> None:
+        """Nobody waits for this job any more; the worker learns of it if it holds it."""
+        if job.id in self.line.held and self.life.phase is Phase.READY:
             self._effects.send(Cancel(job.id))
 
     def _give_up(self, now: float) -> None:
         """The grace of a shutdown is over."""
-        self._give_up_at_s = float("inf")
+        self._give_up_at_s = _NEVER
         self._answer_all(CannotServe("The server is shutting down."))
-        if self.phase in (Phase.STARTING, Phase.READY):
-            self._stop(now, "shutdown")
-
-    def _answer_all(self, error: VisionError) -> None:
-        for job in list(self.line.alive.values()):
-            self._answer(job, error)
-
-    def _on_ready(self, ready: Ready, now: float) -> None:
-        if self.phase is Phase.ENDING:
-            return
-        self.ready = ready
-        if self.phase is Phase.STARTING:
-            self.phase, self.failure, self.progress = Phase.READY, None, None
-            self._setbacks.note_load()
-            self.loads += 1
-            self.last_load_s = now - self._started_s
-            log.info("model %s is ready on %s after %.1f s", ready.model, ready.device, self.last_load_s)
+        if self.life.can_be_stopped:
+            self.life.stop(now, SHUTDOWN)
 
     def _on_load_failed(self, frame: Failed, now: float) -> None:
-        if self.phase is Phase.STARTING:
+        if self.life.phase is Phase.STARTING:
             error = from_code(frame.code, frame.message)
             self._setbacks.note_failure(now)
             self._fail_load(error if isinstance(error, CannotServe) else LoadFailed(frame.message))
-            self._stop(now, "load_failed")
+            self.life.stop(now, LOAD_FAILED)
 
-    def _on_result(self, frame: Done | Failed) -> None:
-        job = self.line.released(frame.id)
-        assert job is not None
-        self._setbacks.note_answer()
-        if not job.answered:
-            self._answer(job, frame if isinstance(frame, Done) else from_code(frame.code, frame.message))
-
-    def _on_death(self, cause: str, was_ready: bool, from_outside: bool, now: float) -> None:
-        self.restarts += 1
+    def _on_death(self, death: Death, now: float) -> None:
         self._setbacks.note_failure(now)
         held = ", ".join(job.run.request_id for job in self.line.held.values() if job.run)
-        log.error("the worker died (%s) %s", cause, f"holding {held or 'nothing'}" if was_ready else "while loading")
-        for job in self.line.bury(from_outside=from_outside):
+        doing = f"holding {held or 'nothing'}" if death.was_ready else "while loading"
+        log.error("the worker died (%s) %s", death.cause, doing)
+        for job in self.line.bury(from_outside=death.from_outside):
             if job.deaths_alone:
                 self._setbacks.note_answer()  # explained: nobody else has to wait for it
             self._answer(job, WorkerCrash(_CRASH if job.deaths_alone else _KILLED))
-        if not was_ready and (error := self._setbacks.note_load_death(cause, from_outside=from_outside)):
-            self._fail_load(error)
+        if not death.was_ready:
+            error = self._setbacks.note_load_death(death.cause, from_outside=death.from_outside)
+            if error is not None:
+                self._fail_load(error)
 
     def _fail_load(self, error: VisionError) -> None:
         log.error("the model could not be loaded: %s", error)
@@ -355,29 +282,6 @@ class Supervisor:
         self.failure = error
         self._answer_all(error)
 
-    def _stop(self, now: float, because: str) -> None:
-        log.info("the worker is released: %s", because)
-        self.phase, self._ending_because, self._kill_at_s = Phase.ENDING, because, now + STOP_GRACE_S
-        self._effects.send(Stop())
-
-    def _kill(self, because: str) -> None:
-        log.warning("the worker is killed: %s", because)
-        self.phase, self._ending_because, self._kill_at_s = Phase.ENDING, because, float("inf")
-        self._effects.kill()
-
-    @property
-    def _downloading(self) -> bool:
-        return self.phase is Phase.STARTING and self.progress is not None and self.progress.phase == DOWNLOAD
-
-    @property
-    def _stall_at_s(self) -> float | None:
-        if self.phase is Phase.STARTING:
-            return self._advance_s + self._limits.load_stall_timeout_s
-        if self.phase is Phase.READY and self.line.held:
-            return self._advance_s + self._limits.step_stall_timeout_s
-        return None
-
-    def _count_advance(self, now: float) -> None:
-        if self._downloading:
-            self.line.postpone(self._advance_s, now)
-        self._advance_s = now
+    def _answer_all(self, error: VisionError) -> None:
+        for job in list(self.line.alive.values()):
+            self._answer(job, error)

@@ -1,0 +1,205 @@
+"""The worker process: `python -m vision_server.worker.child`. Holds the model, answers the daemon, ends with it.
+
+Three threads. One reads frames, so that Cancel, Stop and end-of-file are seen whatever the others do; one decodes
+pictures; the main one steps the model and is the only one that writes. Standard output belongs to no library: the
+pipe to the daemon is moved away from it first, and what is printed goes to standard error, which the daemon logs.
+
+It has no listening port, no settings of its own (Hello brings them) and no state worth saving: it may end any time.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from .. import log as logs
+from ..errors import LoadFailed, VisionError
+from .protocol import LOAD, Cancel, Decoder, Failed, Frame, Hello, Progress, ProtocolError, Ready, Run, Stop, encode
+from .stepper import Inbox, Stepper, prepare
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 20
+_REPORT_EVERY_S = 0.05
+_MAX_AUTO_SLOTS = 64
+
+
+class Pipe:
+    """The two ends that lead to the daemon, taken out of reach of everything that prints."""
+
+    def __init__(self) -> None:
+        self._in, self._out = os.dup(0), os.dup(1)
+        if sys.platform == "win32":
+            import msvcrt
+
+            for fd in (self._in, self._out):
+                msvcrt.setmode(fd, os.O_BINARY)
+        os.dup2(2, 1)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+
+    def read(self) -> bytes:
+        """What has come; empty when the daemon is gone."""
+        try:
+            return os.read(self._in, _READ_BYTES)
+        except OSError:
+            return b""
+
+    def say(self, frame: Frame) -> None:
+        """Write a frame, whole. Without a daemon there is nothing left to do, so the process ends."""
+        data = memoryview(encode(frame))
+        try:
+            while data:
+                data = data[os.write(self._out, data) :]
+        except OSError:
+            os._exit(1)
+
+
+class Mailbox:
+    """Sorts what comes: the reader thread puts, the others wait at the queue that is theirs."""
+
+    def __init__(self) -> None:
+        self.hello: queue.SimpleQueue[Hello] = queue.SimpleQueue()
+        self.runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self.inbox: Inbox = queue.SimpleQueue()
+
+    def put(self, frame: Frame) -> None:
+        if isinstance(frame, Hello):
+            self.hello.put(frame)
+        elif isinstance(frame, Run):
+            self.inbox.put(frame)
+            self.runs.put(frame)
+        elif isinstance(frame, Cancel):
+            self.inbox.put(frame)
+
+    def read(self, pipe: Pipe) -> None:
+        """The reader thread. The end of the stream is the end of the daemon, and there is nothing to do without it."""
+        decoder = Decoder()
+        while data := pipe.read():
+            try:
+                for frame in decoder.feed(data):
+                    if isinstance(frame, Stop):
+                        os._exit(0)
+                    self.put(frame)
+            except ProtocolError:
+                log.exception("the daemon does not speak the protocol")
+                os._exit(1)
+        os._exit(0)
+
+    def decode(self, max_pixels: int) -> None:
+        """The decoder thread: one picture after the other, while the model steps."""
+        while True:
+            self.inbox.put(prepare(self.runs.get(), max_pixels))
+
+
+def main() -> None:
+    """Serve until the daemon says Stop or is gone."""
+    pipe, mailbox = Pipe(), Mailbox()
+    faulthandler.enable()
+    logs.setup(form="json")
+    threading.Thread(target=mailbox.read, args=(pipe,), name="reader", daemon=True).start()
+    hello = mailbox.hello.get()
+    logs.setup(hello.log_level, "json")
+    try:
+        stepper = _load(hello, mailbox.inbox, pipe.say)
+    except VisionError as error:
+        _end(pipe, Failed(LOAD, error.code, str(error)))
+    except Exception:
+        log.exception("the model could not be loaded")
+        _end(pipe, Failed(LOAD, LoadFailed.code, "The model could not be loaded; the server's log has the details."))
+    threading.Thread(target=mailbox.decode, args=(hello.max_pixels,), name="decoder", daemon=True).start()
+    pipe.say(stepper.ready)
+    try:
+        while True:
+            stepper.turn()
+    except Exception:
+        # Whatever this was (an error of CUDA poisons the whole process), a new worker is the way out of it.
+        log.exception("the worker gives up")
+    _end(pipe)
+
+
+def _end(pipe: Pipe, last_words: Failed | None = None) -> NoReturn:
+    """Leave at once: an orderly exit of the interpreter waits for threads and for libraries that may be broken."""
+    if last_words is not None:
+        pipe.say(last_words)
+    logging.shutdown()
+    os._exit(1)
+
+
+def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
+    say(Progress("import"))
+    import torch
+
+    from ..engine import Florence, Options
+
+    engine = Florence.load(Path(hello.directory), hello.device, hello.dtype, _reporter(say))
+    if engine.device == "cpu":
+        torch.set_num_threads(hello.threads or _cores())
+    cuda = torch.cuda if engine.device.startswith("cuda") else None
+
+    def memory() -> int:
+        return int(cuda.memory_reserved(engine.device)) if cuda else 0
+
+    def release() -> None:
+        if cuda:
+            cuda.empty_cache()
+
+    slots = hello.max_batch or auto_slots(memory(), cuda.mem_get_info(engine.device)[0] if cuda else None)
+    ready = Ready(hello.model, engine.device, engine.dtype, slots, memory())
+    return Stepper(
+        engine,
+        inbox,
+        ready,
+        say,
+        prepare=partial(prepare, max_pixels=hello.max_pixels),
+        to_options=lambda options: Options(**asdict(options)),
+        memory=memory,
+        release=release,
+    )
+
+
+def _reporter(say: Callable[[Frame], None]) -> Callable[[str, int, int], None]:
+    """What the engine's loading calls; the daemon hears of it some twenty times a second at most."""
+    last_s = 0.0
+
+    def report(phase: str, done: int, total: int) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if done >= total or now_s - last_s >= _REPORT_EVERY_S:
+            last_s = now_s
+            say(Progress(phase, done, total))
+
+    return report
+
+
+def _cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def auto_slots(model_bytes: int, free_bytes: int | None) -> int:
+    """How many requests to take at once: 8 without GPU memory to count, else by a rough rule.
+
+    A request of three beams needs about half of what the model takes (its caches, and the activations of a picture in
+    the vision tower), 256 MiB at least; 70 % of the free memory is shared out like this. Should the rule be wrong, an
+    out-of-memory halves it.
+    """
+    if free_bytes is None:
+        return 8
+    return max(1, min(_MAX_AUTO_SLOTS, int(free_bytes * 0.7) // max(model_bytes // 2, 256 << 20)))
+
+
+if __name__ == "__main__":
+    main()
