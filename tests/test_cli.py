@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from tests.daemon_process import ENVIRONMENT, GIF, Daemon
 from vision_server import __version__, cli, settings
 
 REAL = (sys.executable, "-m", "vision_server")
 FAKE = (sys.executable, "-m", "tests.fake_daemon")
-GIF = b"GIF89a\1\0\1\0\0\0\0\x2c\0\0\0\0\1\0\1\0\0"
-ENVIRONMENT = settings.environment_without_settings()
 
 
 @pytest.fixture
@@ -39,36 +34,6 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*REAL, *words], capture_output=True, text=True, timeout=60, env={**ENVIRONMENT, **environment}
     )
-
-
-class Daemon:
-    """A running daemon. `url` is from its first line."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        self.process = process
-        self.first_line = process.stderr.readline()
-        found = re.search(r"http://\S+:\d+", self.first_line)
-        assert found, self.first_line + process.stderr.read()
-        self.url = found[0]
-
-    def call(self, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "x/y"} if body is not None else {})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-
-    def caption(self, text: str) -> tuple[int, Any]:
-        return self.call(f"/process_image?prompt=FAKE&text_input={text}", GIF)
-
-    def until_in_flight(self, count: int) -> int:
-        """Wait until the worker holds so many; its process id."""
-        while (status := self.call("/status")[1])["in_flight"] != count:
-            pass
-        return int(status["worker_pid"])
 
 
 @pytest.fixture

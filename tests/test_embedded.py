@@ -1,0 +1,83 @@
+"""The embedded checkpoint: what it promises, and that it is read as transformers reads it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from transformers import AutoProcessor, Florence2ForConditionalGeneration
+
+from tests.tiny import Search, oracle_generate, oracle_inputs
+from vision_server.catalog import resolve
+from vision_server.engine import Florence
+from vision_server.tasks import of_token, sentence
+from vision_server.training.demo_config import PROMPTS
+from vision_server.training.drawing import draw
+from vision_server.training.evaluate import evaluate
+from vision_server.training.scenes import EVAL_SEEDS, scene
+
+DEMO = resolve("demo")
+
+
+@pytest.fixture(scope="module")
+def ours() -> Florence:
+    return Florence.load(DEMO.directory, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Florence2ForConditionalGeneration:
+    return Florence2ForConditionalGeneration.from_pretrained(DEMO.directory, dtype=torch.float32).eval()
+
+
+def test_it_is_small_and_advises_what_it_was_trained_for(ours: Florence) -> None:
+    assert 3e6 <= sum(parameter.numel() for parameter in ours.network.text.parameters()) + sum(
+        parameter.numel() for parameter in ours.network.vision_tower.parameters()
+    )
+    assert sum(tensor.numel() for tensor in ours.network.state_dict().values()) <= 8e6
+    assert sum(file.stat().st_size for file in DEMO.directory.iterdir()) <= 16e6
+    assert DEMO.prompts == PROMPTS
+
+
+def test_features_and_logits_equal_transformers(ours: Florence, oracle: Florence2ForConditionalGeneration) -> None:
+    asked = [(draw(scene(seed)), "What does the image describe?") for seed in EVAL_SEEDS[:4]]
+    inputs = oracle_inputs(ours, asked)
+    answer_ids = torch.arange(300, 312).expand(4, -1)
+    with torch.no_grad():
+        expected = oracle(**inputs, decoder_input_ids=answer_ids)
+        features = ours.network.look(inputs["pixel_values"])
+        states = ours.network.text.encode(features, inputs["input_ids"][:, features.shape[1] :])
+        logits = ours.network.text.decode(answer_ids, states)
+        oracle_features = oracle.get_image_features(inputs["pixel_values"]).pooler_output
+    torch.testing.assert_close(features, oracle_features, atol=1e-4, rtol=0)
+    torch.testing.assert_close(states, expected.encoder_last_hidden_state, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("search", [Search(max_new_tokens=60), Search(num_beams=1), Search(num_beams=5)], ids=str)
+def test_answers_equal_transformers_token_for_token(
+    ours: Florence, oracle: Florence2ForConditionalGeneration, search: Search
+) -> None:
+    """70 (picture, prompt) pairs a search, 210 in all, in batches of mixed prompts."""
+    sentences = [sentence(of_token(token), "", None, (1, 1)) for token in PROMPTS]
+    pairs = [(draw(scene(seed)), text) for seed in EVAL_SEEDS[1000:1014] for text in sentences]
+    for first in range(0, len(pairs), 10):
+        batch = pairs[first : first + 10]
+        expected = oracle_generate(oracle, ours, batch, search)
+        assert [answer.token_ids for answer in ours.generate(batch, **asdict(search))] == expected
+
+
+def test_the_picture_goes_to_transformers_processor_unchanged(ours: Florence) -> None:
+    picture = draw(scene(EVAL_SEEDS[5]))
+    inputs = AutoProcessor.from_pretrained(DEMO.directory)(images=picture, text="<OD>", return_tensors="pt")
+    mine = oracle_inputs(ours, [(picture, sentence(of_token("<OD>"), "", None, (1, 1)))])
+    assert inputs["input_ids"].tolist() == mine["input_ids"].tolist()
+    torch.testing.assert_close(inputs["pixel_values"], mine["pixel_values"], atol=2e-5, rtol=0)
+
+
+def test_it_sees_what_the_readme_says(ours: Florence) -> None:
+    """On 500 unseen scenes, default beam search, as `vision_server.training.evaluate` counts."""
+    figures = evaluate(ours, [scene(seed) for seed in EVAL_SEEDS[:500]])
+    assert figures["<CAPTION>"]["exact"] >= 0.75, figures
+    assert figures["<OD>"]["labels_f1"] >= 0.85, figures
+    assert figures["<OD>"]["mean_iou"] >= 0.5, figures
