@@ -259,6 +259,17 @@ class TestBackoff:
             assert world.waited_s.get(victim.id, 0.0) <= MAX_BACKOFF_S
         assert 1 < world.waited_s[patient.id] <= MAX_BACKOFF_S
 
+    def test_who_comes_during_it_is_charged_for_the_rest(self) -> None:
+        world = ready_world()
+        world.submit()
+        for _ in range(4):
+            world.advance(5)
+            world.ready()
+            world.die(KILLED)
+        assert world.submit().backoff_s == pytest.approx(1.0)
+        world.advance(0.4)
+        assert world.submit().backoff_s == pytest.approx(0.6)
+
     def test_an_answer_clears_it(self) -> None:
         world = ready_world()
         job = world.submit()

@@ -79,6 +79,8 @@ class Supervisor:
 
     def submit(self, job: Job, now: float) -> None:
         """Take a job on: a request, or without a Run the wish for a loaded model."""
+        if self._start_at_s is not None:
+            job.backoff_s = max(0.0, self._start_at_s - now)  # it shares what is left of it
         self.line.add(job)
         self.idle_at_s = None
         self._go_on(now)
