@@ -34,12 +34,12 @@ CAR_BOX = "<loc_700><loc_750><loc_900><loc_999>"
 @pytest.mark.parametrize(
     ("token", "expected"),
     [
-        ("<CAPTION>", "an umbrella, a sign and a car on a striped background"),
+        ("<CAPTION>", "a car, a sign and an umbrella on a striped background"),
         (
             "<DETAILED_CAPTION>",
-            "red umbrella, sign that says CAFE and black car on a striped blue background",
+            "black car, sign that says CAFE and red umbrella on a striped blue background",
         ),
-        ("<OD>", f"umbrella{UMBRELLA_BOX}sign{SIGN_BOX}car{CAR_BOX}"),
+        ("<OD>", f"car{CAR_BOX}sign{SIGN_BOX}umbrella{UMBRELLA_BOX}"),
         ("<OCR>", "CAFE"),
         (
             "<OCR_WITH_REGION>",
@@ -48,9 +48,9 @@ CAR_BOX = "<loc_700><loc_750><loc_900><loc_999>"
         ("<GENERATE_TAGS>", "car, sign, umbrella, black, red, striped background"),
         (
             "<DENSE_REGION_CAPTION>",
-            f"red umbrella{UMBRELLA_BOX}sign that says CAFE{SIGN_BOX}black car{CAR_BOX}",
+            f"black car{CAR_BOX}sign that says CAFE{SIGN_BOX}red umbrella{UMBRELLA_BOX}",
         ),
-        ("<REGION_PROPOSAL>", f"{UMBRELLA_BOX}{SIGN_BOX}{CAR_BOX}"),
+        ("<REGION_PROPOSAL>", f"{CAR_BOX}{SIGN_BOX}{UMBRELLA_BOX}"),
     ],
 )
 def test_the_truth_of_a_scene_made_by_hand(token: str, expected: str) -> None:
@@ -78,6 +78,14 @@ def count_of(phrase: str) -> tuple[int, str]:
     return 1, name if number in ("a", "an") else phrase
 
 
+def test_things_are_named_by_kind_and_from_left_to_right() -> None:
+    for one in SCENES:
+        named = [
+            (thing.kind if isinstance(thing, Item) else "sign", thing.box[0] + thing.box[2]) for thing in things(one)
+        ]
+        assert named == sorted(named)
+
+
 def test_captions_read_back_to_the_scene() -> None:
     for one in SCENES:
         brief = re.fullmatch(rf"(.+) on a ({'|'.join(TEXTURES)}) background", truth(one, "<CAPTION>"))
@@ -96,7 +104,9 @@ def test_captions_read_back_to_the_scene() -> None:
             for thing in things(one)
         ]
         said = [count_of(phrase) for phrase in re.split(", | and ", full[1])]
-        assert said == [(count, name) for name, count in Counter(names).items()]
+        assert Counter({name: count for count, name in said}) == Counter(names)
+        kinds = ["sign" if "sign" in name else name.split()[-1] for _, name in said]
+        assert kinds == sorted(kinds)
 
 
 def test_truths_can_be_said_under_the_ban_of_repeated_three_grams() -> None:
@@ -108,7 +118,7 @@ def test_truths_can_be_said_under_the_ban_of_repeated_three_grams() -> None:
             ids = vocabulary.encode(truth(one, token)).ids
             grams = list(zip(ids, ids[1:], ids[2:], strict=False))
             unsayable[token] += len(set(grams)) < len(grams)
-    assert unsayable.pop("<DETAILED_CAPTION>") <= 0.01 * len(SCENES)
+    assert unsayable.pop("<DETAILED_CAPTION>") <= 0.02 * len(SCENES)
     assert unsayable.total() == 0
     assert all(len({word[i : i + 3] for i in range(len(word) - 2)}) == len(word) - 2 for word in WORDS)
 
