@@ -111,7 +111,6 @@ def test_a_missing_or_broken_file_is_named(copy: Path, name: str) -> None:
         lambda config: config.pop("vision_config"),
         lambda config: config["text_config"].pop("d_model"),
         lambda config: config["vision_config"].update(depths=[1, 1]),
-        lambda config: config["vision_config"].update(dim_embed=config["vision_config"].pop("embed_dim")),
         lambda config: config["text_config"].update(activation_function="relu"),
     ],
 )

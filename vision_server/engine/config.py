@@ -1,4 +1,8 @@
-"""What a checkpoint directory says about its model, as frozen values. Reads the native layout; loads no weights.
+"""What a checkpoint directory says about its model, as frozen values. Loads no weights.
+
+Three dialects of config.json are read: Microsoft's original, the original as a fine-tune re-saves it, and the native
+one of transformers. Only the names in vision_config differ; what a part's model type is called is not looked at, since
+re-saved files call it `florence2_language`, `davit` or nothing.
 
 The token ids of a sequence's ends are BART's and the same in every Florence-2 checkpoint (bos 0, pad 1, eos 2, decoder
 start 2); top-level ids in re-saved files are known to be wrong and are not read.
@@ -82,7 +86,7 @@ class PreprocessConfig:
 class Config:
     vision: VisionConfig
     text: TextConfig
-    image_token_id: int
+    image_token_id: int | None  # the original layout has none; the engine needs none either
     tie_word_embeddings: bool = True
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
@@ -99,18 +103,17 @@ def read_config(directory: Path) -> Config:
     vision, text = raw.get("vision_config"), raw.get("text_config")
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise CheckpointError("config.json has no vision_config and text_config; it is not a Florence-2 checkpoint.")
+    if "dim_embed" in vision:
+        vision = _from_original(vision)
     if "embed_dim" not in vision:
-        raise CheckpointError(
-            "config.json is in the original Microsoft layout; this version reads the native layout of transformers "
-            "(vision_config.embed_dim). Convert the checkpoint, or use a florence-community one."
-        )
+        raise CheckpointError("config.json: vision_config has neither embed_dim nor dim_embed, so it is no Florence-2.")
     if text.get("activation_function", "gelu") != "gelu":
         raise CheckpointError("config.json asks for a text activation other than gelu, which Florence-2 never uses.")
     try:
         config = Config(
             vision=VisionConfig(**_known(VisionConfig, vision)),
             text=TextConfig(**_known(TextConfig, text)),
-            image_token_id=int(raw.get("image_token_id", 51289)),
+            image_token_id=raw.get("image_token_id"),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", True)),
             generation=_read_generation(directory, text),
             preprocess=_read_preprocess(directory),
@@ -122,6 +125,25 @@ def read_config(directory: Path) -> Config:
     if any(len(getattr(config.vision, name)) != stages for name in per_stage):
         raise CheckpointError("config.json: the per-stage lists of vision_config differ in length.")
     return config
+
+
+def _from_original(vision: dict[str, Any]) -> dict[str, Any]:
+    """The original's vision_config in the native one's words. Raises CheckpointError for what was never published."""
+    positions, frames = vision.get("image_pos_embed") or {}, vision.get("visual_temporal_embedding") or {}
+    sources = vision.get("image_feature_source", ["spatial_avg_pool", "temporal_avg_pool"])
+    if (
+        positions.get("type", "learned_abs_2d") != "learned_abs_2d"
+        or frames.get("type", "COSINE") != "COSINE"
+        or list(sources) != ["spatial_avg_pool", "temporal_avg_pool"]
+    ):
+        raise CheckpointError("config.json asks for positions or image features that no published Florence-2 has.")
+    renamed = {
+        "embed_dim": vision["dim_embed"],
+        "in_channels": vision.get("in_chans", 3),
+        "max_position_embeddings": positions.get("max_pos_embeddings", 50),
+        "max_temporal_embeddings": frames.get("max_temporal_embeddings", 100),
+    }
+    return {**vision, **renamed}
 
 
 def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:

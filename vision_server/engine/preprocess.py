@@ -7,13 +7,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 from vision_server.engine.config import BOS, EOS, PAD, PreprocessConfig
 from vision_server.errors import CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"
+LOCATIONS = 1000
+_TASK_TOKENS = (
+    "<cap> </cap> <ncap> </ncap> <dcap> </dcap> <grounding> </grounding> <seg> </seg> <sep> <region_cap> </region_cap> "
+    "<region_to_desciption> </region_to_desciption> <proposal> </proposal> <poly> </poly> <and>"
+)
+# Florence-2's own tokens, in the order in which its processor adds them to BART's; the misspelling is theirs.
+FLORENCE_TOKENS = (
+    *("<od>", "</od>", "<ocr>", "</ocr>"),
+    *(f"<loc_{n}>" for n in range(LOCATIONS)),
+    *_TASK_TOKENS.split(),
+)
 
 
 def to_pixels(image: Image.Image, config: PreprocessConfig) -> Tensor:
@@ -38,6 +49,9 @@ class PromptTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more exact
             raise CheckpointError(f"The checkpoint's {TOKENIZER_FILE} cannot be read.") from error
+        if self._tokenizer.token_to_id("<loc_0>") is None:
+            # the stock file is plain BART's; ids go on from the end of its vocabulary
+            self._tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in FLORENCE_TOKENS])
         # a re-saved file may carry the padding or truncation of its training
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

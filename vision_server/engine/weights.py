@@ -1,8 +1,8 @@
-"""Checkpoint files -> our tensors, and back. The one table of names stands here.
+"""Checkpoint -> network, and back.
 
-The network is built on the meta device, the file is memory-mapped, and each tensor is moved once, to its device and
+The network is built on the meta device, the files are memory-mapped, and each tensor is moved once, to its device and
 dtype, and assigned: nothing is initialised only to be overwritten. A key that is missing, left over or of the wrong
-shape is an error that names it. Nothing in a checkpoint is executed: safetensors holds tensors only.
+shape is an error that names it and its file.
 """
 
 from __future__ import annotations
@@ -11,43 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vision_server.engine.config import Config
+from vision_server.engine.files import SAFETENSORS, Tensors, open_tensors
+from vision_server.engine.names import HEAD, SHARED, TRANSPOSED, Layout, embeddings, is_dropped, keys_of, layout_of
 from vision_server.engine.network import Network
 from vision_server.errors import CheckpointError
 
 Progress = Callable[[str, int, int], None]
-
-WEIGHTS_FILE = "model.safetensors"
-
-# Native checkpoint prefix -> ours.
-PREFIXES = {
-    "model.vision_tower.": "vision_tower.",
-    "model.multi_modal_projector.": "projector.",
-    "model.language_model.": "text.",
-    "lm_head.": "text.lm_head.",
-}
-# Our fused matrices and the rows they are made of, in order.
-FUSED = {
-    ".self_attn.qkv.": (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj."),
-    ".encoder_attn.kv.": (".encoder_attn.k_proj.", ".encoder_attn.v_proj."),
-}
-
-
-def native_names(name: str) -> list[str]:
-    """The native checkpoint's keys that make up our tensor `name`, to be stacked in order."""
-    # the longest of our prefixes wins: the head is stored apart from the rest of the text model
-    for prefix, ours in sorted(PREFIXES.items(), key=lambda pair: -len(pair[1])):
-        if name.startswith(ours):
-            name = prefix + name.removeprefix(ours)
-            break
-    for fused, parts in FUSED.items():
-        if fused in name:
-            return [name.replace(fused, part) for part in parts]
-    return [name]
 
 
 def load_network(
@@ -59,69 +32,67 @@ def load_network(
     """
     with torch.device("meta"):
         network = Network(config)
-    path = directory / WEIGHTS_FILE
-    if not path.exists():
-        raise CheckpointError(f"The checkpoint has no {WEIGHTS_FILE}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = set(file.keys())
-            state = _read(network, stored, file.get_tensor, path.stat().st_size, device, dtype, progress)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"The checkpoint's {WEIGHTS_FILE} is truncated or not a safetensors file.") from error
+    with open_tensors(directory) as tensors:
+        state = _read(network, tensors, device, dtype, progress)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def _read(
-    network: Network,
-    stored: set[str],
-    get_tensor: Callable[[str], Tensor],
-    bytes_total: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Progress | None,
+    network: Network, tensors: Tensors, device: torch.device, dtype: torch.dtype, progress: Progress | None
 ) -> dict[str, Tensor]:
+    layout = layout_of(tensors.file_of)
+    left = set(tensors.file_of)
     state: dict[str, Tensor] = {}
     bytes_done = 0
-    head, tied = "text.lm_head.weight", "lm_head.weight" not in stored
     for name, target in network.state_dict().items():
-        if name == head and tied:
-            continue
-        keys = native_names(name)
-        missing = [key for key in keys if key not in stored]
-        if missing:
-            raise CheckpointError(f"{WEIGHTS_FILE} lacks the key {missing[0]}.")
-        parts = [get_tensor(key) for key in keys]
-        shape = torch.Size([target.shape[0] // len(keys), *target.shape[1:]]) if target.dim() else target.shape
-        for key, part in zip(keys, parts, strict=True):
-            if part.shape != shape:
-                raise CheckpointError(
-                    f"{WEIGHTS_FILE}: {key} has the shape {list(part.shape)}, but config.json needs {list(shape)}."
-                )
-        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        keys = keys_of(name, layout)
+        if name == SHARED:
+            keys = [next((key for key in embeddings(layout) if key in tensors.file_of), keys[0])]
+        elif name == HEAD and keys[0] not in tensors.file_of:
+            continue  # tied: the shared embedding serves, below
+        parts = [_part(tensors, key, target.shape, len(keys)) for key in keys]
         bytes_done += sum(part.nbytes for part in parts)
-        stored.difference_update(keys)
-        state[name] = tensor.to(device=device, dtype=dtype)
+        left.difference_update(keys)
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        state[name] = tensor.to(device=device, dtype=dtype, memory_format=torch.contiguous_format)
         if progress:
-            progress("weights", bytes_done, bytes_total)
-    if stored:
-        raise CheckpointError(f"{WEIGHTS_FILE} has a key that Florence-2 does not: {min(stored)}.")
-    if tied:
-        state[head] = state["text.shared.weight"]
+            progress("weights", bytes_done, tensors.nbytes)
+    superfluous = sorted(key for key in left if not is_dropped(key))
+    if superfluous:
+        key = superfluous[0]
+        raise CheckpointError(f"{tensors.file_of[key]} has a key that Florence-2 does not: {key}.")
+    # A stored head is kept as it is: fine-tunes store one that differs from the embedding.
+    state.setdefault(HEAD, state[SHARED])
     return state
+
+
+def _part(tensors: Tensors, key: str, whole: torch.Size, parts: int) -> Tensor:
+    """The tensor of `key`, which is one of `parts` equal pieces of a tensor of the shape `whole`."""
+    if key not in tensors.file_of:
+        raise CheckpointError(f"{min(set(tensors.file_of.values()))} lacks the key {key}.")
+    tensor = tensors.get(key)
+    if key in TRANSPOSED:
+        tensor = tensor.T
+    shape = [whole[0] // parts, *whole[1:]]
+    if list(tensor.shape) != shape:
+        raise CheckpointError(
+            f"{tensors.file_of[key]}: {key} has the shape {list(tensor.shape)}, but config.json needs {shape}."
+        )
+    return tensor
 
 
 def native_state(network: Network) -> Iterator[tuple[str, Tensor]]:
     """The network's tensors under the native layout's names; a head that is the shared embedding is left out."""
     tied = network.text.lm_head.weight.data_ptr() == network.text.shared.weight.data_ptr()
     for name, tensor in network.state_dict().items():
-        if name == "text.lm_head.weight" and tied:
+        if name == HEAD and tied:
             continue
-        keys = native_names(name)
+        keys = keys_of(name, Layout.NATIVE)
         yield from zip(keys, tensor.chunk(len(keys)), strict=True)
 
 
 def save_network(network: Network, directory: Path, dtype: torch.dtype) -> None:
     """Write `model.safetensors` in the native layout, which transformers loads too."""
     state = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in native_state(network)}
-    save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(state, directory / SAFETENSORS, metadata={"format": "pt"})

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from vision_server.engine.config import DECODER_START
 from vision_server.engine.network import Network
+from vision_server.tasks.regions import BINS
 from vision_server.training.batches import IGNORE, Batch
 from vision_server.training.pictograms import KINDS
 from vision_server.training.scenes import BACKGROUNDS, COLOURS
 from vision_server.training.truth import LETTERS
 
-BINS = 1000
 SMOOTH_BINS = 6.0  # standard deviation of a location's soft target: a near miss is nearly right
 
 

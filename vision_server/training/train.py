@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vision_server.engine.network import Network
+from vision_server.engine.preprocess import TOKENIZER_FILE
 from vision_server.engine.weights import save_network
 from vision_server.training.batches import Batch, SceneBatches, stream
 from vision_server.training.demo_config import GRID, PROMPTS, demo_config, write_description
@@ -53,7 +54,9 @@ class Trainer:
         self.args = args
         torch.manual_seed(args.seed)
         self.device = torch.device(args.device)
-        self.tokenizer: Tokenizer = build_tokenizer()
+        # a resumed run keeps its tokenizer: other truths would have made another one
+        stored = args.run / "model" / TOKENIZER_FILE
+        self.tokenizer: Tokenizer = Tokenizer.from_file(str(stored)) if stored.exists() else build_tokenizer()
         self.config = demo_config(self.tokenizer)
         first_location = self.tokenizer.get_vocab()["<loc_0>"]
         self.network = Network(self.config)

@@ -11,20 +11,12 @@ from dataclasses import replace
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from vision_server.engine.preprocess import FLORENCE_TOKENS
 from vision_server.tasks import STOCK, find
 from vision_server.training.scenes import TRAIN_SEEDS, scene
 from vision_server.training.truth import TOKENS, truth
 
 ENDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, as in BART
-TASK_TOKENS = (
-    "<cap> </cap> <ncap> </ncap> <dcap> </dcap> <grounding> </grounding> <seg> </seg> <sep> <region_cap> </region_cap> "
-    "<region_to_desciption> </region_to_desciption> <proposal> </proposal> <poly> </poly> <and>"
-).split()
-FLORENCE_TOKENS = [
-    *("<od>", "</od>", "<ocr>", "</ocr>"),
-    *(f"<loc_{n}>" for n in range(1000)),
-    *TASK_TOKENS,
-]
 IMAGE_TOKEN = "<image>"
 TEXT_TOKENS = 640  # an upper bound; training stops early when every word is whole
 TEXT_SCENES = 2000
