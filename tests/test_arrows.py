@@ -32,7 +32,8 @@ ROOMS: dict[str, str] = {
     "worker.memory": "",
     "worker.life": "errors worker.line worker.process worker.protocol worker.setbacks",
     "worker.supervisor": "errors worker.life worker.line worker.process worker.protocol worker.setbacks",
-    "worker.runner": "errors log worker.life worker.line worker.memory worker.process worker.protocol worker.supervisor",
+    "worker.runner": "errors log worker.life worker.line worker.memory worker.process worker.protocol "
+    "worker.supervisor",
     "worker.decode": "errors images",
     "worker.stepper": "errors tasks worker.decode worker.protocol",
     "worker.child": "errors log tasks engine worker.protocol worker.stepper",

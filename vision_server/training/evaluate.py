@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import sys
 import time
 from collections import Counter
@@ -15,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vision_server.engine import Florence
 from vision_server.tasks import answer, of_token, sentence
@@ -131,6 +135,16 @@ def _reading(scenes: list[Scene], said: list[str], true: list[str]) -> dict[str,
     }
 
 
+def table(figures: dict[str, dict[str, float]]) -> str:
+    """The figures as a Markdown table, a row each, shares in percent but for the mean overlap."""
+    rows = ["| prompt | figure | value |", "|---|---|---|"]
+    for token, values in figures.items():
+        for name, value in values.items():
+            shown = f"{value:.2f}" if name == "mean_iou" else f"{value:.1%}"
+            rows.append(f"| `{token}` | {name.replace('_', ' ')} | {shown} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint on unseen drawn scenes.")
     parser.add_argument("--model", type=Path, default=Path(__file__).parents[1] / "models" / "demo")
@@ -142,12 +156,18 @@ def main() -> None:
     florence = Florence.load(args.model, device=args.device, dtype="float32")
     began_s = time.perf_counter()
     figures = evaluate(florence, [scene(seed) for seed in EVAL_SEEDS[: args.scenes]], args.beams)
-    for token, values in figures.items():
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-        sys.stdout.write(f"{token:22} {shown}\n")
+    sys.stdout.write(f"{table(figures)}\n")
     sys.stdout.write(f"{args.scenes} unseen scenes, {args.beams} beams, {time.perf_counter() - began_s:.0f} s\n")
     if args.json:
-        report = {"scenes": args.scenes, "beams": args.beams, "figures": figures}
+        report = {
+            "command": "python -m vision_server.training.evaluate",
+            "scenes": args.scenes,
+            "beams": args.beams,
+            "device": florence.device,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "figures": figures,
+        }
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

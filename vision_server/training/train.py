@@ -32,7 +32,7 @@ from vision_server.training.vocabulary import build_tokenizer
 logger = logging.getLogger(__name__)
 
 CELL_WEIGHT = 0.3  # of the cells' losses once the answers are learned too
-PLACE_WEIGHT = 0.5  # of the locations' loss against the words'
+PLACE_WEIGHT = 1.0  # of the locations' loss against the words'
 
 
 class Float32Attention(TorchFunctionMode):
