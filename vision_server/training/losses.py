@@ -18,21 +18,46 @@ from vision_server.training.pictograms import KINDS
 from vision_server.training.scenes import BACKGROUNDS, COLOURS
 from vision_server.training.truth import LETTERS
 
-SMOOTH_BINS = 6.0  # standard deviation of a location's soft target: a near miss is nearly right
+SMOOTH_BINS = 6.0  # standard deviation of a location's soft target
+
+
+class LocationLoss(nn.Module):
+    """Cross-entropy of locations against soft targets: a near miss is nearly right."""
+
+    spread: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        bins = torch.arange(BINS, dtype=torch.float32)
+        near = torch.exp(-0.5 * ((bins[:, None] - bins) / SMOOTH_BINS) ** 2)
+        self.register_buffer("spread", near / near.sum(1, keepdim=True), persistent=False)
+
+    def forward(self, log_probs: Tensor, bins: Tensor) -> Tensor:
+        """`log_probs` (..., BINS), `bins` (...); the mean."""
+        return -(self.spread[bins] * log_probs).sum(-1).mean()
 
 
 class CellHeads(nn.Module):
-    """Linear readers of the tower's last features (P, G, G, C); used in training only, never saved with the model."""
+    """Linear readers of the tower's last features (P, G, G, C); used in training only, never saved with the model.
 
-    def __init__(self, dim: int) -> None:
+    `corner` reads the projected features, as the decoder does, and says a box in the very embeddings of the location
+    tokens: all the decoder has to learn then is to copy them.
+    """
+
+    def __init__(self, dim: int, d_model: int) -> None:
         super().__init__()
         self.kind = nn.Linear(dim, len(KINDS) + 2)
         self.colour = nn.Linear(dim, len(COLOURS) + 1)
         self.letter = nn.Linear(dim, 4 * (len(LETTERS) + 1))
         self.box = nn.Linear(dim, 4)
         self.background = nn.Linear(dim, len(BACKGROUNDS))
+        self.corner = nn.Linear(d_model, 4 * d_model)
+        self.location = LocationLoss()
 
-    def forward(self, features_PGGC: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, features_PGGC: Tensor, projected_PND: Tensor, locations_LD: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
+        """`projected_PND` are the image features, the average first; `locations_LD` the location tokens' embeddings."""
         owned = batch.kinds > 0
         letters = self.letter(features_PGGC).unflatten(-1, (2, 2, -1))  # a cell's four quarters, row by row
         letters = letters.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
@@ -40,11 +65,14 @@ class CellHeads(nn.Module):
         weight = torch.ones(len(LETTERS) + 1, device=features_PGGC.device)
         weight[0] = 0.05
         guessed = self.box(features_PGGC).float()[owned]
+        corners = self.corner(projected_PND[:, 1:][owned.flatten(1)]).unflatten(-1, (4, -1)) @ locations_LD.T
+        bins = (batch.boxes[owned] * BINS).long().clamp(0, BINS - 1)
         return {
             "kind": F.cross_entropy(self.kind(features_PGGC).float().flatten(0, 2), batch.kinds.flatten()),
             "colour": F.cross_entropy(self.colour(features_PGGC).float()[owned], batch.colours[owned]),
             "letter": F.cross_entropy(letters.float().flatten(0, 2), batch.letters.flatten(), weight),
             "box": 4 * F.smooth_l1_loss(guessed, batch.boxes[owned], beta=0.05),
+            "corner": self.location(corners.float().log_softmax(-1), bins),
             "background": F.cross_entropy(self.background(features_PGGC.mean((1, 2))).float(), batch.backgrounds),
         }
 
@@ -52,14 +80,10 @@ class CellHeads(nn.Module):
 class AnswerLoss(nn.Module):
     """Cross-entropy of the answers' tokens; a location's target is spread over its neighbours."""
 
-    spread: Tensor
-
     def __init__(self, first_location: int) -> None:
         super().__init__()
         self.first = first_location
-        bins = torch.arange(BINS, dtype=torch.float32)
-        near = torch.exp(-0.5 * ((bins[:, None] - bins) / SMOOTH_BINS) ** 2)
-        self.register_buffer("spread", near / near.sum(1, keepdim=True), persistent=False)
+        self.location = LocationLoss()
 
     def forward(self, network: Network, features_PND: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`features_PND` are the pictures' image features; returns the means over words and over locations."""
@@ -78,7 +102,7 @@ class AnswerLoss(nn.Module):
         losses = {"words": F.nll_loss(log_probs[~is_location], targets[~is_location])}
         if is_location.any():  # not every choice of prompts asks for places
             near = log_probs[is_location, self.first : self.first + BINS]
-            losses["places"] = -(self.spread[bins[is_location]] * near).sum(-1).mean()
+            losses["places"] = self.location(near, bins[is_location])
         return losses
 
 

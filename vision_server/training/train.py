@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from vision_server.engine.network import Network
 from vision_server.engine.preprocess import TOKENIZER_FILE
 from vision_server.engine.weights import save_network
+from vision_server.tasks.regions import BINS
 from vision_server.training.batches import Batch, SceneBatches, stream
 from vision_server.training.demo_config import GRID, PROMPTS, demo_config, write_description
 from vision_server.training.losses import AnswerLoss, CellHeads, initialise
@@ -62,7 +63,7 @@ class Trainer:
         self.network = Network(self.config)
         initialise(self.network, first_location)
         self.network.to(self.device)
-        self.heads = CellHeads(self.config.vision.embed_dim[-1]).to(self.device)
+        self.heads = CellHeads(self.config.vision.embed_dim[-1], self.config.text.d_model).to(self.device)
         self.answers = AnswerLoss(first_location).to(self.device)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=args.lr, betas=(0.9, 0.98), fused=True)
         self.step = 0
@@ -112,9 +113,12 @@ class Trainer:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=not self.args.float32):
             seen = self.network.vision_tower(batch.pixels)
-            losses: dict[str, Tensor] = self.heads(seen, batch)
+            projected = self.network.projector(seen)
+            first = self.answers.first
+            locations = self.network.text.shared.weight[first : first + BINS]
+            losses: dict[str, Tensor] = self.heads(seen, projected, locations, batch)
             if self.step >= self.args.cells_only:
-                losses |= self.answers(self.network, self.network.projector(seen), batch)
+                losses |= self.answers(self.network, projected, batch)
         return losses
 
     def learn(self, batch: Batch) -> dict[str, float]:
