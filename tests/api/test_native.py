@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from vision_server.api.keys import QUEUE
-from vision_server.tasks import STOCK
+from vision_server.tasks import STOCK, TASKS, parse_fields
 
 from .asking import BASE64, PNG, StatusBecomes, ask
 from .conftest import Serve
@@ -115,6 +115,31 @@ async def test_prompts_and_model(serve: Serve) -> None:
     assert await (await client.get("/prompts")).json() == [*STOCK, "<FAKE>"]
     assert await (await client.get("/model")).json() == "toy"
     assert (await client.head("/prompts")).status == 200
+
+
+async def test_every_prompt_with_its_explanation(serve: Serve) -> None:
+    client = await serve()
+    rows = await (await client.get("/prompts?all=1")).json()
+    assert {row["token"] for row in rows} == {*(task.token for task in TASKS), "<FAKE>"}
+    assert rows[0] == {name: getattr(TASKS[0], name) for name in rows[0]}
+    assert set(rows[0]) == {"token", "sentence", "input", "answer", "explanation"}
+    text = await (await client.get("/prompts?all=1", headers={"Accept": "text/plain"})).text()
+    assert text.split("\n")[:-1] == [row["token"] for row in rows]
+    assert (await client.get("/prompts?all=perhaps")).status == 400
+
+
+async def test_raw_and_parsed_answers(serve: Serve) -> None:
+    """The worker without a model answers with what it was sent: the token, then the text."""
+    client = await serve()
+    status, plain = await ask(client, prompt="MIXED_CAPTION")
+    assert (status, set(plain)) == (200, {"result"})
+    _, raw = await ask(client, prompt="MIXED_CAPTION", raw=True)
+    assert (raw["result"], raw["raw"].strip()) == (plain["result"], plain["result"])
+    _, parsed = await ask(client, prompt="MIXED_CAPTION", parse=True)
+    assert parsed["result"] == parse_fields("<MIXED_CAPTION>", raw["raw"])
+    assert set(parsed["result"]) == {"caption", "tags"}
+    assert (await ask(client, prompt="CAPTION", parse="1"))[1] == (await ask(client, prompt="CAPTION"))[1]
+    assert (await ask(client, prompt="CAPTION", parse="maybe"))[0] == 400
 
 
 async def test_load_then_unload(serve: Serve) -> None:

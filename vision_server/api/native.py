@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from aiohttp import web
 
 from ..errors import BadRequest, CannotServe, LoadFailed
-from ..tasks import answer
+from ..tasks import TASKS, Task, answer, of_token, parse_fields
 from .bodies import read_fields
 from .keys import CHECKPOINT, QUEUE, REQUEST_ID, SETTINGS
 from .replies import reply, server_timing
-from .requests import keep_alive_s, prompts_of, to_request
+from .requests import flag, keep_alive_s, prompts_of, to_request
 
 
 async def process_image(request: web.Request) -> web.Response:
-    """One picture, one prompt. A full queue refuses before the body is read."""
+    """One picture, one prompt. A full queue refuses before the body is read.
+
+    With `parse` an answer that has parts (PromptGen's) comes as an object of them; `raw` adds the generated text.
+    """
     queue = request.app[QUEUE]
     queue.check_admission()
     fields = await read_fields(request)
+    parse, raw = flag(fields, "parse"), flag(fields, "raw")
     job = to_request(fields, request[REQUEST_ID], request.app[CHECKPOINT], request.app[SETTINGS])
     outcome = await queue.submit(job)
-    result = answer(job.task, outcome.text, (outcome.width, outcome.height))
-    response = reply(request, {"result": result}, result)
+    result: Any = answer(job.task, outcome.text, (outcome.width, outcome.height))
+    if parse and of_token(job.task).fields:
+        result = parse_fields(job.task, outcome.text)
+    response = reply(request, {"result": result, **({"raw": outcome.text} if raw else {})}, result)
     response.headers["Server-Timing"] = server_timing(outcome.timings_ms)
     return response
 
 
 async def prompts(request: web.Request) -> web.Response:
+    """The prompts that are advised; with `?all=1` everything that is accepted, each row explained."""
     names = prompts_of(request.app[CHECKPOINT], request.app[SETTINGS])
+    if flag(request.query, "all"):
+        tokens = dict.fromkeys((*names, *(task.token for task in TASKS)))
+        return reply(request, [_explained(of_token(token)) for token in tokens], "".join(f"{t}\n" for t in tokens))
     return reply(request, names, "".join(f"{name}\n" for name in names))
+
+
+def _explained(task: Task) -> dict[str, str]:
+    names = ("token", "sentence", "input", "answer", "explanation")
+    return {name: getattr(task, name) for name in names}
 
 
 async def model(request: web.Request) -> web.Response:

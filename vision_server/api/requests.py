@@ -86,6 +86,14 @@ def keep_alive_s(raw: object) -> float | None:
     return _NEVER_S if seconds < 0 else seconds
 
 
+def flag(fields: Mapping[str, Any], name: str) -> bool:
+    """A yes or no beside the request; absent is no. Raises BadRequest."""
+    value = {"true": True, "1": True, "false": False, "0": False, "": False}.get(str(fields.get(name, "")).lower())
+    if value is None:
+        raise BadRequest(f"{name} must be true or false.")
+    return value
+
+
 def _text(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
     if value is None:
@@ -136,10 +144,10 @@ def _between(low: float, high: float) -> Any:
 
 
 def _switch(name: str, raw: object) -> bool:
-    value = {"true": True, "1": True, "false": False, "0": False}.get(str(raw).lower())
-    if value is None:
-        raise BadOption(f"{name} must be true or false.")
-    return value
+    try:
+        return flag({name: raw}, name)
+    except BadRequest as error:
+        raise BadOption(str(error)) from None
 
 
 _OPTIONS = {
