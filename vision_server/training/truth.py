@@ -4,7 +4,7 @@ The grammar is short and regular because the model that learns it is small. Thin
 their kinds, the sign among them, and those of one kind from left to right: what comes next then depends on what there
 is, which a small model learns long before it learns to scan. Places are `<loc_n>` tokens in thousandths of the side.
 Generation bans a 3-gram that was there before, so a truth with one could never be said. That is why things of one kind
-are counted, and why a detailed caption has no articles; one in a hundred of those still repeats three words.
+are named together, and why captions have no articles; one in a hundred detailed ones still repeats three words.
 """
 
 from collections import Counter
@@ -45,10 +45,10 @@ def _listed(phrases: list[str]) -> str:
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
-def _counted(names: Iterable[str], one: str) -> list[str]:
-    """Each different name once, at its first place, with how many there are; `one` stands before a single one."""
+def _counted(names: Iterable[str]) -> list[str]:
+    """Each different name once, at its first place, with how many there are if there are several."""
     counts = Counter(names)
-    return [one + name if count == 1 else f"{NUMBERS[count]} {_plural(name)}" for name, count in counts.items()]
+    return [name if count == 1 else f"{NUMBERS[count]} {_plural(name)}" for name, count in counts.items()]
 
 
 def _plural(name: str) -> str:
@@ -64,14 +64,14 @@ def _detailed_label(thing: Item | Sign) -> str:
 
 
 def _caption(scene: Scene) -> str:
-    texture = scene.background.split()[0]
-    names = [name.replace("a umbrella", "an umbrella") for name in _counted(map(_label, things(scene)), one="a ")]
-    return f"{_listed(names)} on a {texture} background"
+    counts = Counter(map(_label, things(scene)))
+    names = [_plural(name) if count > 1 else name for name, count in counts.items()]
+    return f"{_listed(names)} on a {scene.background.split()[0]} background"
 
 
 def _detailed_caption(scene: Scene) -> str:
     by_colour = sorted(things(scene), key=lambda thing: (_label(thing), thing.colour))
-    return f"{_listed(_counted(map(_detailed_label, by_colour), one=''))} on a {scene.background} background"
+    return f"{_listed(_counted(map(_detailed_label, by_colour)))} on a {scene.background} background"
 
 
 def _objects(scene: Scene) -> str:
