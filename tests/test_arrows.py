@@ -21,6 +21,7 @@ ROOMS: dict[str, str] = {
     "setting_kinds": "",
     "settings": "errors setting_kinds",
     "catalog": "errors",
+    "hub": "errors",
     "images": "errors",
     "tasks": "errors",
     "engine": "errors",
@@ -56,7 +57,8 @@ KEPT = {
     "PIL": "engine training worker.decode worker.stepper",
     "yaml": "settings",
     "platformdirs": "settings",
-    "huggingface_hub": "doctor",
+    "huggingface_hub": "doctor hub",
+    "httpx2": "hub",
 }
 STANDARD_LIBRARY_ONLY = (
     "",
