@@ -38,6 +38,18 @@ def test_the_next_call_goes_on_with_what_the_last_one_got(hub: Hub, source: Sour
     assert reports[-1][0] == reports[-1][1]
 
 
+def test_a_refresh_that_is_cut_leaves_what_was_there(hub: Hub, source: Source) -> None:
+    old = fetch(source)
+    newer = WEIGHTS[::-1]
+    hub.repositories[NAME].push("main", {**SMALL, "config.json": b"{}", "model.safetensors": newer})
+    hub.misbehaviour["model.safetensors"] = Misbehaviour(cut_at=[50_000, 50_000])
+    with pytest.raises(LoadFailed, match="connection was cut"):
+        fetch(source, refresh=True)
+    assert cached(source) == fetch(source) == old
+    assert (fetch(source, refresh=True) / "model.safetensors").read_bytes() == newer
+    assert hub.gets("model.safetensors")[-1].range == "bytes=50000-"
+
+
 def test_an_origin_that_ignores_ranges_is_read_from_the_start(hub: Hub, source: Source) -> None:
     hub.misbehaviour["model.safetensors"] = Misbehaviour(cut_at=[50_000], ignore_range=True)
     folder = fetch(source)
@@ -89,7 +101,9 @@ def test_what_arrives_damaged_is_thrown_away(hub: Hub, source: Source, how: Misb
 
 
 def test_the_token_goes_to_the_hub_and_to_no_other_origin(hub: Hub, source: Source) -> None:
-    fetch(replace(source, token="hf_secret"))
+    signed = replace(source, token="hf_secret")
+    fetch(signed)
+    assert "hf_secret" not in repr(signed)
     at_hub = {one.token for one in hub.seen if not one.path.startswith("/cdn/")}
     elsewhere = {one.token for one in hub.seen if one.path.startswith("/cdn/")}
     assert (at_hub, elsewhere) == ({"Bearer hf_secret"}, {None})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -97,3 +98,10 @@ def test_a_disk_without_room_is_told_before_anything_large_is_sent(
         fetch(source)
     message(error, source)
     assert hub.names() == set()
+
+
+def test_a_cache_that_cannot_be_written(hub: Hub, source: Source, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be", encoding="ascii")
+    with pytest.raises(LoadFailed, match="rights of its folder") as error:
+        fetch(source)
+    message(error, source)

@@ -64,7 +64,7 @@ class Commit:
         return File(name, str(found.etag), found.size)
 
     def present_bytes(self, file: File) -> int:
-        for path in (self.blobs / file.etag, self._part(file)):
+        for path in (self.folder / file.name, self.blobs / file.etag, self._part(file)):
             if path.exists():
                 return path.stat().st_size
         return 0
@@ -127,8 +127,9 @@ class Commit:
         """Fill `part`. A cut connection is taken up again for as long as each attempt brings bytes."""
         import httpx2
 
-        if file.size is None or self.present_bytes(file) > file.size:
-            part.unlink(missing_ok=True)  # without a known size, nothing tells a partial file from a whole one
+        part.touch()
+        if file.size is None or part.stat().st_size > file.size:
+            part.unlink()  # without a known size, nothing tells a partial file from a whole one
         while True:
             part.touch()
             have = part.stat().st_size

@@ -36,7 +36,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def cached(source: Source) -> Path | None:
     """The directory of `source` if all that loading needs is on this disk, else None. Asks nobody.
 
-    Raises CheckpointError for a repository or revision that cannot be one.
+    Raises CheckpointError for a repository or revision that cannot be one, LoadFailed if the cache cannot be read.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -44,10 +44,10 @@ def cached(source: Source) -> Path | None:
     require_possible(source)
     try:
         config = try_to_load_from_cache(source.repository, "config.json", source.cache, source.revision)
-    except HFValidationError as error:
+        folder = Path(config).parent if isinstance(config, str) else None
+        return folder if folder is not None and _is_complete(folder) else None
+    except (HFValidationError, OSError) as error:
         raise explained(error, source.repository, source.revision) from error
-    folder = Path(config).parent if isinstance(config, str) else None
-    return folder if folder is not None and _is_complete(folder) else None
 
 
 def fetch(source: Source, report: Report = lambda phase, done, total: None, *, refresh: bool = False) -> Path:
@@ -55,6 +55,7 @@ def fetch(source: Source, report: Report = lambda phase, done, total: None, *, r
 
     What is complete in the cache is used without asking the hub; `refresh` asks whether the revision has moved. What
     arrived before an error is kept, and the next call goes on from there; `report` may raise a VisionError to end it.
+    A refresh that fails leaves what was there before in place.
     Raises LoadFailed (trying again may help) and CheckpointError (it will not).
     """
     import httpx2
