@@ -43,7 +43,8 @@ ROOMS: dict[str, str] = {
     "daemon": "settings api",
     "doctor": "errors settings catalog",
     "demo": "settings images tasks",
-    "cli": "errors log settings daemon doctor demo",
+    "pull": "errors hub",
+    "cli": "errors log settings daemon doctor demo pull",
     "__main__": "cli",
     "training": "errors log tasks engine",
 }

@@ -19,6 +19,7 @@ from .errors import BadSetting
 COMMANDS = {
     "serve": "Run the daemon (this is what happens when no command is given).",
     "demo": "Start a daemon of its own, caption the bundled pictures, show that the worker is released.",
+    "pull": "Fetch a checkpoint from the hub by its name, owner/name, and print the folder to give to --model.",
     "doctor": "Print versions, device, memory, configuration and what is wrong.",
 }
 _DEMO_FLAGS = ("model", "device", "dtype")
@@ -45,9 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words.pop(0) if words and words[0] in COMMANDS else "serve"
-    if words and not words[0].startswith("-"):
+    if words and not words[0].startswith("-") and command != "pull":
         return _complain(f"there is no command {words[0]}; the commands are {', '.join(COMMANDS)}.", 2)
     flags = vars(_parser(command).parse_strictly(words))
+    if command == "pull":
+        from . import pull
+
+        return pull.main(**flags)
     config: Path | None = flags.pop("config", None)
     try:
         return _run(command, flags, config)
@@ -69,6 +74,9 @@ def _parser(command: str) -> _Parser:
     parser.add_argument("--version", action="version", version=f"vision-server {__version__}")
     if command == "demo":
         settings.add_flags(parser, _DEMO_FLAGS)
+    elif command == "pull":
+        parser.add_argument("repository", help="its name on the hub", metavar="owner/name")
+        parser.add_argument("--revision", default="main", help="a branch, a tag or a commit (default: main)")
     else:
         parser.add_argument(
             "--config", type=Path, help="YAML file to read in place of the one in your home.", metavar="FILE"
