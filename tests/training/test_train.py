@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from vision_server.engine import Florence
@@ -16,9 +17,10 @@ from vision_server.training.scenes import EVAL_SEEDS, scene
 from vision_server.training.train import Trainer
 
 
-def arguments(run: Path, steps: int, cells_only: int = 0) -> argparse.Namespace:
+def arguments(run: Path, steps: int, cells_only: int = 0, start: Path | None = None) -> argparse.Namespace:
     return argparse.Namespace(
         run=run,
+        start=start,
         steps=steps,
         decay=2,
         cells_only=cells_only,
@@ -54,6 +56,14 @@ def test_a_resumed_run_continues_with_weights_and_optimizer(run: Path) -> None:
         assert torch.equal(tensor, state["network"][name]), name
     steps = {int(one["step"]) for one in again.optimizer.state_dict()["state"].values()}
     assert steps == {3, 4}, "the parts that learn from the answers began one step later"
+
+
+def test_a_new_run_may_start_from_a_model(run: Path, tmp_path: Path) -> None:
+    begun = Trainer(arguments(tmp_path, steps=1, start=run / "model"))
+    stored = load_file(run / "model" / "model.safetensors")
+    assert begun.step == 0
+    assert torch.equal(begun.network.text.shared.weight, stored["model.language_model.shared.weight"].float())
+    assert begun.network.text.lm_head.weight is begun.network.text.shared.weight, "still tied"
 
 
 def test_the_loss_falls_on_one_batch(tmp_path: Path) -> None:

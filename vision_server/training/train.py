@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from vision_server.engine.network import Network
 from vision_server.engine.preprocess import TOKENIZER_FILE
-from vision_server.engine.weights import save_network
+from vision_server.engine.weights import load_network, save_network
 from vision_server.tasks.regions import BINS
 from vision_server.training.batches import Batch, SceneBatches, stream
 from vision_server.training.demo_config import GRID, PROMPTS, demo_config, write_description
@@ -55,19 +55,24 @@ class Trainer:
         self.args = args
         torch.manual_seed(args.seed)
         self.device = torch.device(args.device)
-        # a resumed run keeps its tokenizer: other truths would have made another one
-        stored = args.run / "model" / TOKENIZER_FILE
-        self.tokenizer: Tokenizer = Tokenizer.from_file(str(stored)) if stored.exists() else build_tokenizer()
+        # a run that goes on keeps its tokenizer: other truths would have made another one
+        self.checkpoint: Path = args.run / "last.pt"
+        begun: Path | None = args.run / "model" if self.checkpoint.exists() else args.start
+        self.tokenizer: Tokenizer = (
+            build_tokenizer() if begun is None else Tokenizer.from_file(str(begun / TOKENIZER_FILE))
+        )
         self.config = demo_config(self.tokenizer)
         first_location = self.tokenizer.get_vocab()["<loc_0>"]
         self.network = Network(self.config)
         initialise(self.network, first_location)
+        if begun is not None:
+            weights = load_network(begun, self.config, torch.device("cpu"), torch.float32)
+            self.network.load_state_dict(weights.state_dict())
         self.network.to(self.device)
         self.heads = CellHeads(self.config.vision.embed_dim[-1], self.config.text.d_model).to(self.device)
         self.answers = AnswerLoss(first_location).to(self.device)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=args.lr, betas=(0.9, 0.98), fused=True)
         self.step = 0
-        self.checkpoint: Path = args.run / "last.pt"
         if self.checkpoint.exists():
             self._resume()
 
@@ -165,6 +170,7 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded checkpoint on drawn scenes.")
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of the run: checkpoint and model")
+    parser.add_argument("--start", type=Path, help="a model to start from, e.g. the embedded one, when the run is new")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--decay", type=int, default=1200, help="steps at the end over which the rate falls to zero")
     parser.add_argument("--cells-only", type=int, default=500, help="steps at the start that teach the tower alone")
