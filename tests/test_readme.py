@@ -17,6 +17,7 @@ from PIL import Image
 from tests.live_daemon import live_daemon
 from vision_server import cli, images, settings
 from vision_server.api.app import create_app
+from vision_server.training.evaluate import table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,9 +54,10 @@ def test_the_settings_table_is_the_codes() -> None:
     assert between("settings") == settings.readme_table(), "put settings.readme_table() between the markers"
 
 
-def test_the_place_for_the_evaluation_is_there() -> None:
-    assert "## The embedded checkpoint" in README.partition("<!-- evaluation -->")[0]
-    assert isinstance(between("evaluation"), str)
+def test_the_evaluation_is_the_committed_one() -> None:
+    report = json.loads((ROOT / "tests/bench/results/embedded.json").read_text(encoding="utf-8"))
+    assert report["scenes"] >= 500
+    assert table(report["figures"]) in between("evaluation")
 
 
 def test_the_api_table_lists_every_route_and_no_other(tmp_path: Path) -> None:
