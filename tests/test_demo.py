@@ -54,7 +54,7 @@ def test_the_whole_demo(
     captions = [row for row in rows if " <CAPTION> " in row]
     assert TRUE in captions[0]
     assert [row.split()[-3] for row in captions] == ["yes", "no"]
-    assert re.search(r"2 pictures, 16 answers in [\d.]+ s, .* 2 of 3 are exactly the truth\.", out)
+    assert re.search(r"2 pictures, 16 answers in [\d.]+ s, .*\.\n2 of 3 are right: ", out)
     told = re.search(r"The worker is process (\d+), state ready\.", out)
     assert told
     assert f"Process {told[1]} is gone, state unloaded." in out
@@ -127,3 +127,21 @@ def test_a_cell_is_cut_where_it_must() -> None:
     assert demo.fit("captioning!", 10) == "caption..."
     assert demo.fit("東京タワー", 8) == "東京... "
     assert demo.row("p", "q", "x" * 300, "yes", "1.00 s", 40).count("x") == 17
+
+
+BOXES = {"bboxes": [[0.0, 0.0, 10.0, 10.0]], "labels": ["car"]}
+
+
+@pytest.mark.parametrize(
+    ("result", "right"),
+    [
+        ({"bboxes": [[0.0, 0.0, 10.0, 8.0]], "labels": ["car"]}, True),
+        ({"bboxes": [[0.0, 0.0, 10.0, 4.0]], "labels": ["car"]}, False),
+        ({"bboxes": [[0.0, 0.0, 10.0, 10.0]], "labels": ["tree"]}, False),
+        ({"bboxes": [], "labels": []}, False),
+        ("a car", False),
+    ],
+)
+def test_boxes_are_right_by_label_and_overlap(result: str | dict[str, object], right: bool) -> None:
+    assert demo.agrees(result, BOXES) is right
+    assert demo.agrees("a car", "a car")

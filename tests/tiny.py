@@ -134,6 +134,7 @@ def picture(seed: int, size: tuple[int, int] = (80, 60)) -> Image.Image:
 def oracle_inputs(florence: Florence, requests: list[tuple[Image.Image, str]]) -> dict[str, Tensor]:
     """What transformers' model is given: image tokens, then the prompt, padded on the right and masked."""
     preprocess: PreprocessConfig = florence.config.preprocess
+    assert florence.config.image_token_id is not None, "the oracle reads the native layout, which names it"
     image = [florence.config.image_token_id] * florence.image_tokens
     rows = [image + florence.tokenizer.encode(prompt) for _, prompt in requests]
     longest = max(map(len, rows))

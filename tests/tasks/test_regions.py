@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision_server.errors import BadInput
-from vision_server.tasks.regions import BINS, Region, dequantize, quantize
+from vision_server.tasks.regions import BINS, Region, dequantize, overlap, quantize
 
 SIDES = st.integers(1, 16_384)
 
@@ -99,3 +99,9 @@ def test_outside_the_picture(outside: list[float]) -> None:
 
 def test_the_whole_picture_is_inside() -> None:
     assert Region.parse([0, 0, 640, 480]).locations((640, 480)) == "<loc_0><loc_0><loc_999><loc_999>"
+
+
+def test_overlap_of_two_boxes() -> None:
+    assert overlap([0, 0, 2, 2], [0, 0, 2, 2]) == 1
+    assert overlap([0, 0, 2, 2], [1, 0, 3, 2]) == pytest.approx(1 / 3)
+    assert overlap([0, 0, 1, 1], [1, 0, 2, 1]) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vision_server.training.evaluate import BoxScore, edit_distance, overlap
+from vision_server.training.evaluate import BoxScore, edit_distance
 
 
 @pytest.mark.parametrize(
@@ -13,12 +13,6 @@ from vision_server.training.evaluate import BoxScore, edit_distance, overlap
 )
 def test_edit_distance(said: str, true: str, distance: int) -> None:
     assert edit_distance(said, true) == edit_distance(true, said) == distance
-
-
-def test_overlap_of_two_boxes() -> None:
-    assert overlap([0, 0, 2, 2], [0, 0, 2, 2]) == 1
-    assert overlap([0, 0, 2, 2], [1, 0, 3, 2]) == pytest.approx(1 / 3)
-    assert overlap([0, 0, 1, 1], [1, 0, 2, 1]) == 0
 
 
 def test_labels_are_a_multiset_and_boxes_match_the_best_of_their_label() -> None:

@@ -22,6 +22,7 @@ import torch
 
 from vision_server.engine import Florence
 from vision_server.tasks import answer, of_token, sentence
+from vision_server.tasks.regions import overlap
 from vision_server.training.demo_config import PROMPTS
 from vision_server.training.drawing import draw
 from vision_server.training.scenes import EVAL_SEEDS, Scene, scene
@@ -47,16 +48,6 @@ def edit_distance(said: str, true: str) -> int:
         for j, right in enumerate(true, 1):
             row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (left != right)))
     return row[-1]
-
-
-def overlap(one: list[float], other: list[float]) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return width * height / (sum(areas) - width * height)
 
 
 @dataclass
