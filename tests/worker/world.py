@@ -140,3 +140,11 @@ class World:
         """The error that answered a job; None when it was done."""
         result = self.answers[job.id]
         return result.code if isinstance(result, VisionError) else None
+
+
+def ready_world(slots: int = 2, limits: Limits | None = None) -> World:
+    world = World(limits)
+    job = world.submit(run=False)
+    world.ready(slots)
+    assert job.id in world.answers
+    return world

@@ -106,46 +106,50 @@ class DecoderLayer(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
+class Stack(nn.Module):
+    """What encoder and decoder share: learned positions and a norm before their layers."""
+
+    def __init__(self, config: TextConfig, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.embed_positions = nn.Embedding(config.max_position_embeddings + POSITION_OFFSET, config.d_model)
+        self.layernorm_embedding = nn.LayerNorm(config.d_model)
+        self.layers = nn.ModuleList(layers)
+
+    def placed(self, embeddings_BSD: Tensor) -> Tensor:
+        """The embeddings of whole sequences at positions 0, 1, ..."""
+        length = embeddings_BSD.shape[1]
+        positions = self.embed_positions.weight[POSITION_OFFSET : POSITION_OFFSET + length]
+        y: Tensor = self.layernorm_embedding(embeddings_BSD + positions)
+        return y
+
+
+def key_mask(mask_BS: Tensor | None) -> Tensor | None:
+    """(B, S), true where a position is real -> the same for every head and query."""
+    return None if mask_BS is None else mask_BS[:, None, None, :]
+
+
+class Encoder(Stack):
     """embeddings (B, S, D) and mask (B, S), true where a position is real -> states (B, S, D)"""
 
     def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        dim = config.d_model
-        self.embed_positions = nn.Embedding(config.max_position_embeddings + POSITION_OFFSET, dim)
-        self.layernorm_embedding = nn.LayerNorm(dim)
-        self.layers = nn.ModuleList(
-            EncoderLayer(dim, config.encoder_attention_heads, config.encoder_ffn_dim)
-            for _ in range(config.encoder_layers)
-        )
+        shape = (config.d_model, config.encoder_attention_heads, config.encoder_ffn_dim)
+        super().__init__(config, [EncoderLayer(*shape) for _ in range(config.encoder_layers)])
 
     def forward(self, embeddings_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
-        length = embeddings_BSD.shape[1]
-        positions = self.embed_positions.weight[POSITION_OFFSET : POSITION_OFFSET + length]
-        x_BSD: Tensor = self.layernorm_embedding(embeddings_BSD + positions)
-        mask = None if mask_BS is None else mask_BS[:, None, None, :]
+        x_BSD, mask = self.placed(embeddings_BSD), key_mask(mask_BS)
         for layer in self.layers:
             x_BSD = layer(x_BSD, mask)
         return x_BSD
 
 
-class Decoder(nn.Module):
+class Decoder(Stack):
     def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        dim = config.d_model
-        self.embed_positions = nn.Embedding(config.max_position_embeddings + POSITION_OFFSET, dim)
-        self.layernorm_embedding = nn.LayerNorm(dim)
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim, config.decoder_attention_heads, config.decoder_ffn_dim)
-            for _ in range(config.decoder_layers)
-        )
+        shape = (config.d_model, config.decoder_attention_heads, config.decoder_ffn_dim)
+        super().__init__(config, [DecoderLayer(*shape) for _ in range(config.decoder_layers)])
 
     def forward(self, embeddings_BTD: Tensor, states_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
         """Whole sequences, each token seeing those before it: (B, T, D) -> (B, T, D)"""
-        length = embeddings_BTD.shape[1]
-        positions = self.embed_positions.weight[POSITION_OFFSET : POSITION_OFFSET + length]
-        x_BTD: Tensor = self.layernorm_embedding(embeddings_BTD + positions)
-        mask = None if mask_BS is None else mask_BS[:, None, None, :]
+        x_BTD, mask = self.placed(embeddings_BTD), key_mask(mask_BS)
         for layer in self.layers:
             x_BTD = layer(x_BTD, states_BSD, mask)
         return x_BTD
