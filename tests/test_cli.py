@@ -133,6 +133,21 @@ def test_the_daemon_idles_below_60_mb(start: Callable[..., Daemon]) -> None:
     assert process.children() == []
 
 
+@pytest.mark.parametrize(
+    ("said", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_the_workers_waiting_threads_spin_shortly_unless_told_otherwise(
+    start: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, said: dict[str, str], spins: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delitem(ENVIRONMENT, name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    worker = start().call("/load", b"")[1]["worker_pid"]
+    assert psutil.Process(worker).environ().get("GOMP_SPINCOUNT") == spins
+
+
 def test_it_comes_back_below_60_mb_after_large_pictures(start: Callable[..., Daemon]) -> None:
     daemon = start("--idle-timeout", "0")
     process = psutil.Process(daemon.process.pid)

@@ -25,7 +25,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from . import __version__
 from .api.app import create_app
 from .api.keys import CHECKPOINT, QUEUE
-from .settings import Settings
+from .settings import Settings, let_waiting_threads_sleep
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def main(settings: Settings, worker_command: Sequence[str] | None = None) -> int
     """Serve until told to leave; returns the exit code. Raises BadSetting."""
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     _give_memory_back()
+    let_waiting_threads_sleep()
     app = create_app(settings, worker_command)
     return asyncio.run(_serve(app, settings))
 
