@@ -127,9 +127,9 @@ def test_an_error_shows_no_path(copy: Path) -> None:
     assert str(copy) not in str(caught.value)
 
 
-def test_generation_defaults_come_from_the_checkpoint(copy: Path) -> None:
+def test_forced_tokens_come_from_the_checkpoint(copy: Path) -> None:
     generation = Florence.load(copy, device="cpu").config.generation
     assert (generation.forced_bos_token_id, generation.forced_eos_token_id) == (0, 2)
-    change_json(copy / "generation_config.json", lambda value: value.update(num_beams=5, length_penalty=0.5))
-    generation = Florence.load(copy, device="cpu").config.generation
-    assert (generation.num_beams, generation.length_penalty) == (5, 0.5)
+    change_json(copy / "generation_config.json", lambda value: value.update(forced_bos_token_id=7))
+    florence = Florence.load(copy, device="cpu")
+    assert florence.generate([(picture(3), PROMPT)])[0].token_ids[0] == 7

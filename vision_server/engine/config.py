@@ -60,12 +60,9 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Defaults of beam search where a request is silent."""
+    """The tokens that a checkpoint forces at the two ends of an answer, None for none. How to search is the request's
+    to say, with defaults that are the same for every checkpoint."""
 
-    num_beams: int = 3
-    early_stopping: bool = True
-    no_repeat_ngram_size: int = 3
-    length_penalty: float = 1.0
     forced_bos_token_id: int | None = BOS
     forced_eos_token_id: int | None = EOS
 
@@ -87,7 +84,6 @@ class Config:
     vision: VisionConfig
     text: TextConfig
     image_token_id: int | None  # the original layout has none; the engine needs none either
-    tie_word_embeddings: bool = True
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
@@ -114,7 +110,6 @@ def read_config(directory: Path) -> Config:
             vision=VisionConfig(**_known(VisionConfig, vision)),
             text=TextConfig(**_known(TextConfig, text)),
             image_token_id=raw.get("image_token_id"),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", True)),
             generation=_read_generation(directory, text),
             preprocess=_read_preprocess(directory),
         )

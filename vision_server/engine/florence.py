@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class _Request:
     prompt_ids: list[int]
     rules: Rules
     encode_s: float = 0.0
-    started_s: float = field(default=0.0)
+    started_s: float = 0.0
 
 
 class Florence:

@@ -57,6 +57,10 @@ def write_description(directory: Path, config: Config, tokenizer: Tokenizer) -> 
     directory.mkdir(parents=True, exist_ok=True)
     generation: dict[str, Any] = {
         **vars(config.generation),
+        "num_beams": 3,
+        "early_stopping": True,
+        "no_repeat_ngram_size": 3,
+        "length_penalty": 1.0,
         "bos_token_id": 0,
         "pad_token_id": 1,
         "eos_token_id": 2,
