@@ -25,6 +25,7 @@ ROOMS: dict[str, str] = {
     "images": "errors",
     "tasks": "errors",
     "engine": "errors",
+    "outlines": "tasks",
     "worker": "",
     "worker.protocol": "errors",
     "worker.line": "worker.protocol",
@@ -46,7 +47,7 @@ ROOMS: dict[str, str] = {
     "pull": "errors hub",
     "cli": "errors log settings daemon doctor demo pull",
     "__main__": "cli",
-    "training": "errors log tasks engine",
+    "training": "errors log tasks engine outlines",
 }
 
 # Outside libraries that only these rooms may import.
@@ -55,7 +56,7 @@ KEPT = {
     "transformers": "training",
     "aiohttp": "api daemon",
     "numpy": "engine training worker.decode",
-    "PIL": "engine training worker.decode worker.stepper",
+    "PIL": "engine outlines training worker.decode worker.stepper",
     "yaml": "settings",
     "platformdirs": "settings",
     "huggingface_hub": "doctor hub",
