@@ -166,6 +166,13 @@ def environment_without_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
 
 
+def server_to_ask(environ: Mapping[str, str] | None = None) -> tuple[str, str | None]:
+    """The address, and the key if there is one, for commands that ask a running server: VISION_HOST, VISION_API_KEY."""
+    environ = os.environ if environ is None else environ
+    here = f"http://{TABLE['host'].default}:{TABLE['port'].default}"
+    return environ.get("VISION_HOST") or here, environ.get("VISION_API_KEY") or None
+
+
 def let_waiting_threads_sleep() -> None:
     """For this process's children: GNU OpenMP's threads spin only shortly before they sleep, unless told otherwise.
 
