@@ -11,7 +11,7 @@ import torch
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from tests.tiny import Search, oracle_generate, oracle_inputs
-from vision_server.catalog import resolve
+from vision_server.catalog import EMBEDDED, resolve
 from vision_server.engine import Florence
 from vision_server.tasks import of_token, sentence
 from vision_server.training.demo_config import PROMPTS
@@ -25,12 +25,12 @@ RESULTS = Path(__file__).parent / "bench" / "results"
 
 @pytest.fixture(scope="module")
 def ours() -> Florence:
-    return Florence.load(DEMO.directory, device="cpu", dtype="float32")
+    return Florence.load(EMBEDDED, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def oracle() -> Florence2ForConditionalGeneration:
-    return Florence2ForConditionalGeneration.from_pretrained(DEMO.directory, dtype=torch.float32).eval()
+    return Florence2ForConditionalGeneration.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
 
 
 def test_it_is_small_and_advises_what_it_was_trained_for(ours: Florence) -> None:
@@ -38,7 +38,7 @@ def test_it_is_small_and_advises_what_it_was_trained_for(ours: Florence) -> None
         parameter.numel() for parameter in ours.network.vision_tower.parameters()
     )
     assert sum(tensor.numel() for tensor in ours.network.state_dict().values()) <= 8e6
-    assert sum(file.stat().st_size for file in DEMO.directory.iterdir()) <= 16e6
+    assert sum(file.stat().st_size for file in EMBEDDED.iterdir()) <= 16e6
     assert DEMO.prompts == PROMPTS
 
 
@@ -72,7 +72,7 @@ def test_answers_equal_transformers_token_for_token(
 
 def test_the_picture_goes_to_transformers_processor_unchanged(ours: Florence) -> None:
     picture = draw(scene(EVAL_SEEDS[5]))
-    inputs = AutoProcessor.from_pretrained(DEMO.directory)(images=picture, text="<OD>", return_tensors="pt")
+    inputs = AutoProcessor.from_pretrained(EMBEDDED)(images=picture, text="<OD>", return_tensors="pt")
     mine = oracle_inputs(ours, [(picture, sentence(of_token("<OD>"), "", None, (1, 1)))])
     assert inputs["input_ids"].tolist() == mine["input_ids"].tolist()
     torch.testing.assert_close(inputs["pixel_values"], mine["pixel_values"], atol=2e-5, rtol=0)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.daemon_process import ENVIRONMENT, Daemon
-from vision_server.catalog import resolve
+from vision_server.catalog import EMBEDDED
 from vision_server.engine import Florence
 from vision_server.tasks import answer, of_token, sentence
 from vision_server.training.demo_config import PROMPTS
@@ -50,7 +50,7 @@ def caption(daemon: Daemon, picture: Path, prompt: str = "CAPTION", options: str
 @pytest.fixture(scope="module")
 def truly() -> dict[tuple[str, str], Any]:
     """What the engine says of every sample and prompt, asked alone and without any daemon."""
-    florence = Florence.load(resolve("demo").directory, device="cpu", dtype="float32")
+    florence = Florence.load(EMBEDDED, device="cpu", dtype="float32")
     said = {}
     for picture in PICTURES:
         with Image.open(picture) as opened:

@@ -48,7 +48,21 @@ def test_later_sources_win_and_origins_are_told(tmp_path: Path) -> None:
 def test_the_defaults_the_project_promises(empty: Path) -> None:
     value = load({}, empty, {}).settings
     assert value == Settings()
-    promised = ("127.0.0.1", 54880, "demo", "auto", "auto", 300.0, 256, "auto", 300.0, 32.0, 50.0, None, False)
+    promised = (
+        "127.0.0.1",
+        54880,
+        "promptgen-large",
+        "auto",
+        "auto",
+        300.0,
+        256,
+        "auto",
+        300.0,
+        32.0,
+        50.0,
+        None,
+        False,
+    )
     names = "host port model device dtype idle_timeout_s max_queue max_batch request_timeout_s max_body_mb max_pixels_m"
     assert tuple(getattr(value, name) for name in (*names.split(), "api_key", "allow_anonymous")) == promised
 
@@ -60,7 +74,9 @@ def test_a_flag_is_the_name_without_its_unit() -> None:
     assert flags["max_body_mb"] == "--max-body"
     assert flags["max_pixels_m"] == "--max-pixels"
     assert flags["allowed_hosts"] == "--allowed-hosts"
-    assert len(set(flags.values())) == len(flags)
+    assert flags["models"] == flags["hf_token"] == ""  # the one has no text form, the other is not for `ps`
+    named = [flag for flag in flags.values() if flag]
+    assert len(set(named)) == len(named) == len(flags) - 2
 
 
 def test_the_file_in_the_user_folder_is_read_and_may_be_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +161,11 @@ def test_an_empty_variable_counts_as_unset(empty: Path) -> None:
         ("allowed_origins", "https://a.example/path", "exact origins"),
         ("host", "  ", "must be text"),
         ("api_key", "two words", "printable ASCII"),
+        ("offline", "perhaps", "must be true or false"),
+        ("hf_endpoint", "hub.example", "must be an address such as https://hub.example"),
+        ("hf_endpoint", "https://me:pw@hub.example", "must be an address"),
+        ("hf_endpoint", "ftp://hub.example", "must be an address"),
+        ("download_stall_timeout_s", "0", "between 0.001 and"),
     ],
 )
 def test_a_value_that_cannot_be_used_names_its_source(empty: Path, name: str, value: str, said: str) -> None:
@@ -171,6 +192,12 @@ def test_a_value_that_cannot_be_used_names_its_source(empty: Path, name: str, va
         ("prompts", None, ()),
         ("api_key", "s3cret", "s3cret"),
         ("api_key", None, None),
+        ("hf_token", "hf_secret", "hf_secret"),
+        ("hf_endpoint", "https://hub.example/mirror/", "https://hub.example/mirror"),
+        ("hf_endpoint", "", None),
+        ("cache_dir", "down", Path("down").absolute()),
+        ("cache_dir", "~/down", Path("~/down").expanduser()),
+        ("cache_dir", None, None),
     ],
 )
 def test_values_are_read_from_text_and_from_yaml_types(empty: Path, name: str, raw: object, value: object) -> None:
@@ -200,8 +227,33 @@ def test_loopback_needs_no_key(host: str) -> None:
     assert Settings(host=host).loopback
 
 
-def test_the_key_is_not_in_the_repr() -> None:
-    assert "s3cret" not in repr(Settings(api_key="s3cret"))
+def test_the_key_and_the_token_are_not_in_the_repr() -> None:
+    assert "s3cret" not in repr(Settings(api_key="s3cret", hf_token="hf_s3cret"))
+    assert {row.name for row in TABLE.values() if row.secret} == {"api_key", "hf_token"}
+
+
+def test_the_token_is_no_flag_and_the_models_stand_in_the_file_only(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    settings.add_flags(parser)
+    assert "--hf-token" not in parser.format_help()
+    assert "--models" not in parser.format_help()
+    loaded = load({}, write(tmp_path / "c.yaml", "hf_token: hf_a\n"), {"VISION_SERVER_HF_TOKEN": "hf_b"})
+    assert loaded.settings.hf_token == "hf_b"
+    assert "no setting VISION_SERVER_MODELS" in refusal(tmp_path / "c.yaml", environ={"VISION_SERVER_MODELS": "{}"})
+
+
+def test_the_first_of_the_models_is_the_default_unless_one_is_named(tmp_path: Path) -> None:
+    config = write(tmp_path / "c.yaml", "models:\n  base:\n  large: {dtype: float16}\n")
+    assert load({}, config, {}).settings.model == "base"
+    assert load({"model": "large"}, config, {}).settings.model == "large"
+    assert [entry.name for entry in load({}, config, {}).settings.models] == ["base", "large"]
+
+
+def test_other_defaults_can_be_shown() -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    settings.add_flags(parser, ("model", "dtype"), {"model": "demo"})
+    assert "[demo]" in parser.format_help()
+    assert "[auto]" in parser.format_help()
 
 
 def test_help_holds_every_flag_and_default() -> None:
@@ -209,7 +261,7 @@ def test_help_holds_every_flag_and_default() -> None:
     settings.add_flags(parser)
     text = parser.format_help()
     for row in TABLE.values():
-        assert row.flag in text
+        assert row.flag in text or not row.flag
     given_flags = vars(parser.parse_args(["--idle-timeout", "-1", "--allow-anonymous", "--max-queue", "3"]))
     assert given_flags == {"idle_timeout_s": "-1", "allow_anonymous": True, "max_queue": "3"}
 

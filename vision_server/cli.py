@@ -73,7 +73,7 @@ def _parser(command: str) -> _Parser:
     )
     parser.add_argument("--version", action="version", version=f"vision-server {__version__}")
     if command == "demo":
-        settings.add_flags(parser, _DEMO_FLAGS)
+        settings.add_flags(parser, _DEMO_FLAGS, {"model": "demo"})
     elif command == "pull":
         parser.add_argument("repository", help="its name on the hub", metavar="owner/name")
         parser.add_argument("--revision", default="main", help="a branch, a tag or a commit (default: main)")
@@ -90,7 +90,7 @@ def _run(command: str, flags: dict[str, str], config: Path | None) -> int:
     if command == "demo":
         from . import demo
 
-        return demo.main(flags)
+        return demo.main({"model": "demo", **flags})
     if command == "doctor":
         from . import doctor
 

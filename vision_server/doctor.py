@@ -19,8 +19,9 @@ from typing import Any
 
 import psutil
 
-from . import __version__, catalog, settings
+from . import __version__, settings
 from .errors import BadSetting
+from .served import served
 from .settings import Loaded, Settings
 
 _PACKAGES = ("torch", "aiohttp", "pillow", "tokenizers", "safetensors", "numpy", "huggingface-hub")
@@ -126,16 +127,19 @@ def _settings(report: Report, loaded: Loaded) -> None:
     report.line("file", f"{loaded.config_path}{state}")
     for name, origin in loaded.origins.items():
         value = getattr(loaded.settings, name)
-        if name == "api_key" and value is not None:
+        if settings.TABLE[name].secret and value is not None:
             value = "********"
         report.line(name, f"{value}" if origin == "default" else f"{value}    <- {origin}")
 
 
 def _checkpoint(report: Report, chosen: Settings) -> None:
     try:
-        checkpoint = catalog.resolve(chosen.model)
+        checkpoint = served(chosen)[0].checkpoint
     except BadSetting as error:
         report.fault("model", str(error))
+        return
+    if checkpoint.directory is None:
+        report.line("model", f"{checkpoint.name}, {checkpoint.repository} on the hub")
         return
     weights = [*checkpoint.directory.glob("*.safetensors"), *checkpoint.directory.glob("*.bin")]
     if not weights:

@@ -207,16 +207,24 @@ def _outcome(done: Done, job: Job) -> Outcome:
     )
 
 
-def _absolute(directory: Path) -> str:
+def _absolute(path: Path | None) -> str | None:
     """The worker's working directory is another one than ours."""
-    return str(directory.absolute())
+    return None if path is None else str(path.absolute())
 
 
 @asynccontextmanager
 async def open_queue(
     *,
-    directory: Path,
+    directory: Path | None,
     model: str,
+    repository: str | None = None,
+    revision: str = "main",
+    token: str | None = None,
+    cache: Path | None = None,
+    offline: bool = False,
+    endpoint: str | None = None,
+    download_stall_timeout_s: float = 60.0,
+    adapter: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     idle_timeout_s: float = 300.0,
@@ -245,6 +253,14 @@ async def open_queue(
         threads=threads,
         max_pixels=max_pixels,
         log_level=log_level,
+        repository=repository,
+        revision=revision,
+        token=token,
+        cache=_absolute(cache),
+        offline=offline,
+        endpoint=endpoint,
+        stall_timeout_s=download_stall_timeout_s,
+        adapter=_absolute(adapter),
     )
     limits = Limits(idle_timeout_s, load_stall_timeout_s, step_stall_timeout_s, shutdown_grace_s)
     queue = Queue(Runner(hello, limits, command), hello, max_queue, request_timeout_s)

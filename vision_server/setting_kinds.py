@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -163,8 +164,25 @@ def _prompts(raw: object) -> tuple[str, ...]:
     return prompts
 
 
+def _folder(raw: object) -> Path | None:
+    """Absolute, since the worker's working directory is another one than ours."""
+    return None if raw is None or raw == "" else Path(_text(raw)).expanduser().absolute()
+
+
+def _endpoint(raw: object) -> str | None:
+    if raw is None or raw == "":
+        return None
+    parts = urlsplit(_text(raw))
+    if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+        raise ValueError("must be an address such as https://hub.example.")
+    return _text(raw).rstrip("/")
+
+
 TEXT = Kind("TEXT", _text)
 DEVICE = Kind("DEVICE", _device)
+DTYPE = choice("auto", "float32", "float16", "bfloat16")
+FOLDER = Kind("FOLDER", _folder)
+ENDPOINT = Kind("URL", _endpoint)
 SWITCH = Kind("yes|no", _switch)
 KEY = Kind("KEY", _key)
 IDLE = Kind("SECONDS", _idle)

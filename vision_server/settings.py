@@ -18,6 +18,9 @@ from typing import Any, Literal, TypeVar
 from .errors import BadSetting
 from .setting_kinds import (
     DEVICE,
+    DTYPE,
+    ENDPOINT,
+    FOLDER,
     HOSTS,
     IDLE,
     KEY,
@@ -31,15 +34,17 @@ from .setting_kinds import (
     whole,
     whole_or_auto,
 )
+from .setting_models import MODELS, ModelEntry
 
 ENV_PREFIX = "VISION_SERVER_"
 CONFIG_VARIABLE = "VISION_SERVER_CONFIG"
+DEFAULT_MODEL = "promptgen-large"
 _UNITS = ("_s", "_mb", "_m")
 _T = TypeVar("_T")
 
 
-def _row(kind: Kind, default: _T, meaning: str) -> _T:
-    row: _T = field(default=default, repr=kind is not KEY, metadata={"kind": kind, "help": meaning})
+def _row(kind: Kind, default: _T, meaning: str, *, flag: bool = True) -> _T:
+    row: _T = field(default=default, repr=kind is not KEY, metadata={"kind": kind, "help": meaning, "flag": flag})
     return row
 
 
@@ -49,9 +54,25 @@ class Settings:
 
     host: str = _row(TEXT, "127.0.0.1", "Address to listen on. Anything but loopback needs api_key or allow_anonymous.")
     port: int = _row(whole(0, 65535), 54880, "Port to listen on; 0 takes a free one.")
-    model: str = _row(TEXT, "demo", "Checkpoint: `demo`, or a folder that holds a config.json.")
+    model: str = _row(
+        TEXT, DEFAULT_MODEL, "Checkpoint: a name that `vision-server models` lists, owner/name on the hub, or a folder."
+    )
+    revision: str = _row(TEXT, "main", "Branch, tag or commit of a checkpoint on the hub.")
+    models: tuple[ModelEntry, ...] = _row(
+        MODELS, (), "YAML only: several checkpoints by name, each with options; `model` is the default one."
+    )
+    hf_token: str | None = _row(KEY, None, "Token for the hub; none: HF_TOKEN, or the hub library's own.", flag=False)
+    hf_endpoint: str | None = _row(ENDPOINT, None, "Address of the hub or a mirror; none: HF_ENDPOINT, or the hub's.")
+    cache_dir: Path | None = _row(FOLDER, None, "Folder for downloads; none: the hub library's.")  # noqa: RUF009  a field, as all
+    offline: bool = _row(SWITCH, False, "Never ask the hub, as with HF_HUB_OFFLINE=1: use what is there.")
+    wait_for_download: bool = _row(SWITCH, True, "Requests wait for a download; no: they get 503 with Retry-After.")
+    download_stall_timeout_s: float = _row(
+        number(0.001, 86_400),
+        60.0,
+        "A download without a byte for this long ends; at most 3/4 of load_stall_timeout_s.",
+    )
     device: str = _row(DEVICE, "auto", "auto (cuda, mps, xpu, cpu in this order), cpu, cuda, cuda:1, mps, xpu.")
-    dtype: str = _row(choice("auto", "float32", "float16", "bfloat16"), "auto", "Precision the model computes in.")
+    dtype: str = _row(DTYPE, "auto", "Precision the model computes in.")
     idle_timeout_s: float = _row(
         IDLE, 300.0, "The worker ends after this many seconds without work; 0 at once, -1 never."
     )
@@ -99,25 +120,32 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `default` is the value itself, not text."""
+    """One line of the table. `default` is the value itself, not text; `flag` and `variable` are "" if there is none."""
 
     name: str
     kind: Kind
     default: Any
     help: str
+    flagged: bool
+
+    @property
+    def secret(self) -> bool:
+        return self.kind is KEY
 
     @property
     def flag(self) -> str:
+        if not self.flagged or self.kind is MODELS:
+            return ""
         stem = next((self.name[: -len(unit)] for unit in _UNITS if self.name.endswith(unit)), self.name)
         return "--" + stem.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        return ENV_PREFIX + self.name.upper()
+        return "" if self.kind is MODELS else ENV_PREFIX + self.name.upper()
 
 
 TABLE: dict[str, Row] = {
-    f.name: Row(f.name, f.metadata["kind"], f.default, f.metadata["help"]) for f in fields(Settings)
+    f.name: Row(f.name, f.metadata["kind"], f.default, f.metadata["help"], f.metadata["flag"]) for f in fields(Settings)
 }
 
 
@@ -150,7 +178,7 @@ def load(flags: Mapping[str, Any], config: Path | None = None, environ: Mapping[
 
     for key, raw in _read_yaml(path, required).items():
         take(_known(key, TABLE, f"{path}"), raw, f"{path}")
-    names = {row.variable: row.name for row in TABLE.values()}
+    names = {row.variable: row.name for row in TABLE.values() if row.variable}
     for variable, text in environ.items():
         if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE:
             name = names[_known(variable, names, "environment")]
@@ -158,6 +186,8 @@ def load(flags: Mapping[str, Any], config: Path | None = None, environ: Mapping[
                 take(name, text, f"variable {variable}")
     for name, raw in flags.items():
         take(name, raw, f"flag {TABLE[name].flag}")
+    if values.get("models") and "model" not in values:
+        values["model"] = values["models"][0].name
     return Loaded(Settings(**values), origins, path)
 
 
@@ -228,10 +258,15 @@ def _known(key: object, known: Collection[str], where: str) -> str:
 # What is shown to people comes from the same table ------------------------------------------------------------------
 
 
-def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] = TABLE) -> None:
-    """One flag per setting. Values stay text: `load` parses them, so that every source gives the same messages."""
-    for row in (TABLE[name] for name in names):
-        text = f"{row.help} [{_shown(row)}]".replace("`", "").replace("%", "%%")
+def add_flags(
+    parser: argparse.ArgumentParser, names: Iterable[str] = TABLE, other_defaults: Mapping[str, str] | None = None
+) -> None:
+    """One flag per setting. Values stay text: `load` parses them, so that every source gives the same messages.
+
+    `other_defaults` are shown in place of the table's; to apply them is the caller's.
+    """
+    for row in (TABLE[name] for name in names if TABLE[name].flag):
+        text = f"{row.help} [{(other_defaults or {}).get(row.name, _shown(row))}]".replace("`", "").replace("%", "%%")
         if row.kind is SWITCH:
             parser.add_argument(
                 row.flag, dest=row.name, help=text, default=argparse.SUPPRESS, action=argparse.BooleanOptionalAction
@@ -246,14 +281,16 @@ def sample_yaml() -> str:
         "# vision-server: remove the # before a line to change it. Flags and VISION_SERVER_* variables win over it."
     ]
     for row in TABLE.values():
-        lines += ["", f"# {row.help}", f"# {row.name}: {_yaml(row.default)}"]
+        lines += ["", f"# {row.help}", f"# {row.name}: {'{}' if row.kind is MODELS else _yaml(row.default)}"]
     return "\n".join(lines) + "\n"
 
 
 def readme_table() -> str:
     """README's table of settings, in Markdown."""
     lines = ["| setting | flag | default | meaning |", "|---|---|---|---|"]
-    lines += [f"| `{row.name}` | `{row.flag}` | `{_shown(row)}` | {row.help} |" for row in TABLE.values()]
+    for row in TABLE.values():
+        flag = f"`{row.flag}`" if row.flag else "-"
+        lines.append(f"| `{row.name}` | {flag} | `{_shown(row)}` | {row.help} |")
     return "\n".join(lines) + "\n"
 
 

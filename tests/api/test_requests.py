@@ -17,7 +17,7 @@ from vision_server.jobs import Options
 from vision_server.settings import Settings
 from vision_server.tasks import STOCK
 
-TOY = Checkpoint("Toy", Path("toy"), ("<CAPTION>", "<OD>"))
+TOY = Checkpoint("Toy", Path("toy"), prompts=("<CAPTION>", "<OD>"))
 GIF = b"GIF89a\1\0\1\0\0\0\0\x2c\0\0\0\0\1\0\1\0\0"
 
 
@@ -126,7 +126,7 @@ def test_the_model_by_name() -> None:
 def test_advised_prompts_are_the_checkpoints_then_the_settings() -> None:
     settings = Settings(prompts=("<NEW>", "<OD>"))
     assert prompts_of(TOY, settings) == ("<CAPTION>", "<OD>", "<NEW>")
-    assert prompts_of(Checkpoint("x", Path(), None), settings) == (*STOCK, "<NEW>")
+    assert prompts_of(Checkpoint("x", Path()), settings) == (*STOCK, "<NEW>")
 
 
 JSON = st.recursive(

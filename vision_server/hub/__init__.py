@@ -7,6 +7,6 @@ tell slow from stalled. Python files are never fetched, weights are not looked i
 """
 
 from .download import PHASE, Report, cached, fetch
-from .source import Source, is_repository
+from .source import Source, is_repository, is_revision
 
-__all__ = ["PHASE", "Report", "Source", "cached", "fetch", "is_repository"]
+__all__ = ["PHASE", "Report", "Source", "cached", "fetch", "is_repository", "is_revision"]

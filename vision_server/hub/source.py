@@ -33,9 +33,14 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None
 
 
+def is_revision(name: str) -> bool:
+    """Whether `name` has the form of a branch, a tag or a commit."""
+    return _REVISION.fullmatch(name) is not None
+
+
 def require_possible(source: Source) -> None:
     """Raises CheckpointError for names that no hub has, and that must not become paths."""
     if not is_repository(source.repository):
         raise CheckpointError(f"{source.repository!r} is no repository: its name has the form owner/name.")
-    if not _REVISION.fullmatch(source.revision):
+    if not is_revision(source.revision):
         raise CheckpointError(f"{source.revision!r} is no revision: give a branch, a tag or a commit.")

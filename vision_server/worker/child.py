@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from .. import hub
 from .. import log as logs
 from ..errors import LoadFailed, VisionError
 from .protocol import LOAD, Cancel, Decoder, Failed, Frame, Hello, Progress, ProtocolError, Ready, Run, Stop, encode
@@ -138,12 +139,13 @@ def _end(pipe: Pipe, last_words: Failed | None = None) -> NoReturn:
 
 
 def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
+    directory = _files(hello, _reporter(say))
     say(Progress("import"))
     import torch
 
     from ..engine import Florence, Options
 
-    engine = Florence.load(Path(hello.directory), hello.device, hello.dtype, _reporter(say))
+    engine = Florence.load(directory, hello.device, hello.dtype, _reporter(say))
     if engine.device == "cpu":
         torch.set_num_threads(hello.threads or _cores())
     cuda = torch.cuda if engine.device.startswith("cuda") else None
@@ -167,6 +169,23 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
         memory=memory,
         release=release,
     )
+
+
+def _files(hello: Hello, report: hub.Report) -> Path:
+    """Where the checkpoint lies, downloaded first where that is needed; torch is not even imported meanwhile."""
+    if hello.directory is not None:
+        return Path(hello.directory)
+    assert hello.repository is not None, "a Hello names one of the two"
+    source = hub.Source(
+        hello.repository,
+        hello.revision,
+        token=hello.token,
+        cache=Path(hello.cache) if hello.cache else None,
+        offline=hello.offline,
+        endpoint=hello.endpoint,
+        stall_timeout_s=hello.stall_timeout_s,
+    )
+    return hub.fetch(source, report)
 
 
 def _reporter(say: Callable[[Frame], None]) -> Callable[[str, int, int], None]:

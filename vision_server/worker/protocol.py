@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, get_args
 
 _MAGIC = b"vsw1"
@@ -54,9 +54,13 @@ DEFAULT_OPTIONS = Options()
 
 @dataclass(frozen=True)
 class Hello:
-    """What to load and within which limits. `max_batch` and `threads` are chosen by the worker when None."""
+    """What to load and within which limits. `max_batch` and `threads` are chosen by the worker when None.
 
-    directory: str
+    Without a `directory` the files come from `repository` at `revision` of the hub, into the folder `cache`, unless
+    they are there; what is None of `token`, `cache` and `endpoint` is the hub library's to know. `adapter` is a folder.
+    """
+
+    directory: str | None
     model: str
     device: str = "auto"
     dtype: str = "auto"
@@ -65,6 +69,14 @@ class Hello:
     max_pixels: int = 50_000_000
     max_side: int = 16_384
     log_level: str = "info"
+    repository: str | None = None
+    revision: str = "main"
+    token: str | None = field(default=None, repr=False)
+    cache: str | None = None
+    offline: bool = False
+    endpoint: str | None = None
+    stall_timeout_s: float = 60.0
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +221,7 @@ def _parse(header: bytes, payload: bytes) -> Frame:
 
 _PLAIN: dict[str, tuple[type, ...]] = {
     "str": (str,),
+    "str | None": (str, type(None)),
     "int": (int,),
     "float": (int, float),
     "int | None": (int, type(None)),
