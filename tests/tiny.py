@@ -12,16 +12,21 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
 
 from vision_server.engine.config import PreprocessConfig
 from vision_server.engine.florence import Florence
-from vision_server.engine.preprocess import to_pixels
-from vision_server.training.vocabulary import build_tokenizer
+from vision_server.engine.preprocess import FLORENCE_TOKENS, to_pixels
 
 EOS = 2
+ENDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, as in BART
+SOME_TEXT = (
+    "car, What does the image describe? Locate the objects with category name in the image. Locate the phrases in the "
+    "caption: a car, two cars and a tree beside the fish. What is the text in the image, with regions? Describe in "
+    "detail what is shown in the image. A red sign that says open stands left of a green house."
+)
 LIVELY = [EOS, *range(300, 324), *range(900, 908)]  # tokens whose logits stand out, so that sentences vary and end
 
 
@@ -86,7 +91,16 @@ TEXT = {
 
 @functools.cache
 def tokenizer() -> Tokenizer:
-    return build_tokenizer()
+    """Byte-level BPE as BART's, small, with Florence-2's own tokens and the native layout's <image> at its end."""
+    built = Tokenizer(models.BPE(unk_token=None))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    built.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=ENDS, initial_alphabet=alphabet, show_progress=False)
+    built.train_from_iterator([SOME_TEXT] * 4, trainer)
+    built.add_special_tokens([AddedToken(token, special=True) for token in ENDS])
+    built.add_tokens([AddedToken(token, normalized=False) for token in [*FLORENCE_TOKENS, "<image>"]])
+    return built
 
 
 def random_model(shape: Shape) -> Florence2ForConditionalGeneration:

@@ -1,8 +1,8 @@
 """Checkpoint -> network, and back.
 
-The network is built on the meta device, the files are memory-mapped, and each tensor is moved once, to its device and
-dtype, and assigned: nothing is initialised only to be overwritten. A key that is missing, left over or of the wrong
-shape is an error that names it and its file.
+The network is built on the meta device, the files are memory-mapped, and each value is copied once, to its device and
+dtype and, where our tensor is several of the checkpoint's, to its place in it. A key that is missing, left over or of
+the wrong shape is an error that names it and its file.
 """
 
 from __future__ import annotations
@@ -45,17 +45,20 @@ def _read(
     left = set(tensors.file_of)
     state: dict[str, Tensor] = {}
     bytes_done = 0
-    for name, target in network.state_dict().items():
+    # The embedding and the head are by far the largest: they come first, while there is little beside them.
+    for name, target in sorted(network.state_dict().items(), key=lambda item: item[0] not in (SHARED, HEAD)):
         keys = keys_of(name, layout)
         if name == SHARED:
             keys = [next((key for key in embeddings(layout) if key in tensors.file_of), keys[0])]
         elif name == HEAD and keys[0] not in tensors.file_of:
             continue  # tied: the shared embedding serves, below
-        parts = [_part(tensors, key, target.shape, len(keys)) for key in keys]
-        bytes_done += sum(part.nbytes for part in parts)
+        whole = torch.empty(target.shape, dtype=dtype, device=device)
+        for key, part in zip(keys, whole.chunk(len(keys)), strict=True):
+            source = _source(tensors, key, list(part.shape))
+            part.copy_(source)
+            bytes_done += source.nbytes
+        state[name] = whole
         left.difference_update(keys)
-        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        state[name] = tensor.to(device=device, dtype=dtype, memory_format=torch.contiguous_format)
         if progress:
             progress("weights", bytes_done, tensors.nbytes)
     superfluous = sorted(key for key in left if not is_dropped(key))
@@ -67,14 +70,15 @@ def _read(
     return state
 
 
-def _part(tensors: Tensors, key: str, whole: torch.Size, parts: int) -> Tensor:
-    """The tensor of `key`, which is one of `parts` equal pieces of a tensor of the shape `whole`."""
+def _source(tensors: Tensors, key: str, shape: list[int]) -> Tensor:
+    """The stored tensor of `key`, turned as ours is; still in the mapped file."""
     if key not in tensors.file_of:
-        raise CheckpointError(f"{min(set(tensors.file_of.values()))} lacks the key {key}.")
+        raise CheckpointError(f"{tensors.listing} lacks the key {key}.")
     tensor = tensors.get(key)
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise CheckpointError(f"{tensors.file_of[key]}: {key} is {tensor.dtype}, not a plain floating-point tensor.")
     if key in TRANSPOSED:
         tensor = tensor.T
-    shape = [whole[0] // parts, *whole[1:]]
     if list(tensor.shape) != shape:
         raise CheckpointError(
             f"{tensors.file_of[key]}: {key} has the shape {list(tensor.shape)}, but config.json needs {shape}."
