@@ -17,7 +17,9 @@ def test_the_bundled_samples_are_the_drawn_scenes() -> None:
     assert len(listed) == len(scenes) == COUNT
     assert {one["file"].rpartition(".")[2] for one in listed} == {"png", "jpg"}
     for row, one in zip(listed, scenes, strict=True):
-        assert row["truth"] == {token: truth(one, token) for token in row["truth"]}
+        assert row["asked"]
+        for question in row["asked"]:
+            assert question["truth"] == truth(one, question["prompt"])
         with Image.open(FOLDER / row["file"]) as stored:
             assert stored.size == (one.size_px, one.size_px)
             if stored.format == "PNG":

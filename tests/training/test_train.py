@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from vision_server.engine import Florence
-from vision_server.training.demo_config import PROMPTS
+from vision_server.training.batches import LONG, SHORT
 from vision_server.training.drawing import draw
+from vision_server.training.questions import PROMPTS
 from vision_server.training.scenes import EVAL_SEEDS, scene
 from vision_server.training.train import Trainer
 
@@ -26,7 +27,7 @@ def arguments(run: Path, steps: int, cells_only: int = 0, start: Path | None = N
         cells_only=cells_only,
         warmup=1,
         pictures=2,
-        prompts=len(PROMPTS),
+        prompts=4,
         lr=1e-3,
         seed=0,
         device="cpu",
@@ -46,6 +47,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resumed.run()
     assert resumed.step == 4
     return folder
+
+
+def test_every_prompt_is_learned() -> None:
+    assert {*SHORT, *LONG} == set(PROMPTS)
+    assert not set(SHORT) & set(LONG)
 
 
 def test_a_resumed_run_continues_with_weights_and_optimizer(run: Path) -> None:

@@ -3,12 +3,12 @@
 import re
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from vision_server.training.pictograms import KINDS
-from vision_server.training.scenes import BACKGROUNDS, COLOURS, TEXTURES, Item, Scene, Sign, scene
-from vision_server.training.truth import NUMBERS, TOKENS, cells, locations, things, truth
+from vision_server.training.questions import PROMPTS, ask
+from vision_server.training.scenes import BACKGROUNDS, TEXTURES, Item, Scene, Sign, scene
+from vision_server.training.truth import NUMBERS, TOKENS, locations, things, truth
 from vision_server.training.vocabulary import build_tokenizer
 from vision_server.training.words import WORDS
 
@@ -29,6 +29,8 @@ BY_HAND = Scene(
 SIGN_BOX = "<loc_250><loc_425><loc_650><loc_575>"
 UMBRELLA_BOX = "<loc_50><loc_100><loc_350><loc_350>"
 CAR_BOX = "<loc_700><loc_750><loc_900><loc_999>"
+MIXED = "car, sign and umbrella on a striped background\nstriped background, black, red"
+ANALYSIS = "things: three, texture: striped, tint: blue, sign: white, text: CAFE"
 
 
 @pytest.mark.parametrize(
@@ -48,9 +50,20 @@ CAR_BOX = "<loc_700><loc_750><loc_900><loc_999>"
         ("<GENERATE_TAGS>", "car, sign, umbrella, black, red, striped background"),
         (
             "<DENSE_REGION_CAPTION>",
-            f"black car{CAR_BOX}sign that says CAFE{SIGN_BOX}red umbrella{UMBRELLA_BOX}",
+            f"black car{CAR_BOX}white sign{SIGN_BOX}red umbrella{UMBRELLA_BOX}",
         ),
         ("<REGION_PROPOSAL>", f"{CAR_BOX}{SIGN_BOX}{UMBRELLA_BOX}"),
+        (
+            "<MORE_DETAILED_CAPTION>",
+            "black car, sign that says CAFE and red umbrella on a striped blue background. There are three things in "
+            "all. The sign is white, at the centre.",
+        ),
+        ("<GENERATE_PROMPT>", "car, sign, umbrella, black, red, striped background"),
+        ("<MIXED_CAPTION>", MIXED),
+        ("<MIX_CAPTION>", MIXED),
+        ("<ANALYZE>", ANALYSIS),
+        ("<MIXED_CAPTION_PLUS>", f"{MIXED}\n{ANALYSIS}"),
+        ("<MIX_CAPTION_PLUS>", f"{MIXED}\n{ANALYSIS}"),
     ],
 )
 def test_the_truth_of_a_scene_made_by_hand(token: str, expected: str) -> None:
@@ -58,7 +71,7 @@ def test_the_truth_of_a_scene_made_by_hand(token: str, expected: str) -> None:
 
 
 def test_every_token_has_an_answer_and_others_have_none() -> None:
-    assert len(TOKENS) == len(set(TOKENS)) == 8
+    assert len(TOKENS) == len(set(TOKENS)) == 15
     with pytest.raises(KeyError):
         truth(BY_HAND, "<NO_SUCH_PROMPT>")
 
@@ -67,7 +80,10 @@ def test_without_a_sign_there_is_no_text() -> None:
     bare = next(one for one in SCENES if one.sign is None)
     assert truth(bare, "<OCR>") == "no text"
     assert truth(bare, "<OCR_WITH_REGION>") == ""
-    assert "sign" not in "".join(truth(bare, token) for token in TOKENS)
+    assert truth(bare, "<ANALYZE>").endswith("sign: no, text: NA")
+    assert truth(bare, "<MORE_DETAILED_CAPTION>").endswith("No sign stands in it.")
+    silent = set(TOKENS) - {"<MORE_DETAILED_CAPTION>", "<ANALYZE>", "<MIXED_CAPTION_PLUS>", "<MIX_CAPTION_PLUS>"}
+    assert "sign" not in "".join(truth(bare, token) for token in silent)
 
 
 def count_of(phrase: str) -> tuple[int, str]:
@@ -109,15 +125,16 @@ def test_captions_read_back_to_the_scene() -> None:
 
 
 def test_truths_can_be_said_under_the_ban_of_repeated_three_grams() -> None:
-    """All of them but a few detailed captions ("red car, blue car, blue tree": "car, blue" twice) and odd letters."""
+    """All of them but a few detailed captions ("red car, blue car, blue tree": "car, blue" twice)."""
     vocabulary = build_tokenizer()
     unsayable: Counter[str] = Counter()
     for one in SCENES:
-        for token in TOKENS:
-            ids = vocabulary.encode(truth(one, token)).ids
+        for token in PROMPTS:
+            ids = vocabulary.encode(ask(one, token).truth).ids
             grams = list(zip(ids, ids[1:], ids[2:], strict=False))
             unsayable[token] += len(set(grams)) < len(grams)
-    assert unsayable.pop("<DETAILED_CAPTION>") <= 0.02 * len(SCENES)
+    for token in ("<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"):
+        assert unsayable.pop(token) <= 0.02 * len(SCENES)
     assert unsayable.total() == 0
     assert all(len({word[i : i + 3] for i in range(len(word) - 2)}) == len(word) - 2 for word in WORDS)
 
@@ -143,42 +160,3 @@ def test_locations_read_back_to_the_boxes_within_a_bin() -> None:
 def test_locations_stay_within_the_thousand_bins() -> None:
     assert locations((-3.0, 0.0, 255.9, 256.0, 400.0), 256) == "<loc_0><loc_0><loc_999><loc_999><loc_999>"
     assert locations((128.0, 64.1), 256) == "<loc_500><loc_250>"
-
-
-@pytest.mark.parametrize("grid", [4, 8, 16])
-def test_cells_know_what_lies_in_them(grid: int) -> None:
-    for one in SCENES:
-        truth_cells = cells(one, grid)
-        side = one.size_px / grid
-        assert truth_cells.kind.shape == truth_cells.colour.shape == truth_cells.character.shape == (grid, grid)
-        assert BACKGROUNDS[truth_cells.background] == one.background
-        for row, column in np.argwhere(truth_cells.kind > 0):
-            kind, colour = truth_cells.kind[row, column], truth_cells.colour[row, column]
-            over = [
-                thing
-                for thing in things(one)
-                if thing.box[0] < (column + 1) * side
-                and thing.box[2] > column * side
-                and thing.box[1] < (row + 1) * side
-                and thing.box[3] > row * side
-            ]
-            if kind == len(KINDS) + 1:
-                assert any(isinstance(thing, Sign) for thing in over)
-                assert colour == 0
-            else:
-                names = {(thing.kind, thing.colour) for thing in over if isinstance(thing, Item)}
-                assert (KINDS[kind - 1], COLOURS[colour - 1]) in names
-        if grid == 16:
-            shown = {item.kind for item in one.items}
-            assert {KINDS[kind - 1] for kind in np.unique(truth_cells.kind) if 0 < kind <= len(KINDS)} == shown
-
-
-def test_cells_of_a_fine_grid_spell_the_sign() -> None:
-    for one in SCENES:
-        found = cells(one, 16).character
-        rows, columns = np.nonzero(found)
-        read = "".join(
-            chr(64 + found[row, column])
-            for row, column in sorted(zip(rows, columns, strict=True), key=lambda at: at[1])
-        )
-        assert read == (one.sign.text if one.sign else "")

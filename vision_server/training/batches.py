@@ -14,12 +14,45 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vision_server.engine.config import BOS, EOS, PAD, PreprocessConfig
 from vision_server.engine.preprocess import to_pixels
-from vision_server.tasks import find, sentence
+from vision_server.tasks import of_token, sentence
+from vision_server.training.cells import IGNORED, cells
 from vision_server.training.drawing import draw
-from vision_server.training.scenes import TRAIN_SEEDS, scene
-from vision_server.training.truth import cells, truth
+from vision_server.training.questions import Question, ask
+from vision_server.training.scenes import TRAIN_SEEDS, Scene, scene
 
-IGNORE = -100
+IGNORE = IGNORED
+UNSIGNED_SHARE = 0.5  # of the scenes without a sign that are learned from: reading is what takes longest
+# How often a prompt is chosen, against the others of its group. The prompts of a step share the length of the longest
+# answer, so those with long answers keep to themselves.
+SHORT = {
+    "<CAPTION>": 1.0,
+    "<OCR>": 2.0,
+    "<OCR_WITH_REGION>": 2.0,
+    "<OPEN_VOCABULARY_DETECTION>": 1.0,
+    "<REGION_TO_CATEGORY>": 0.5,
+    "<REGION_TO_DESCRIPTION>": 1.0,
+    "<REGION_TO_OCR>": 1.5,
+    "<VQA>": 2.0,
+    "<DocVQA>": 2.0,
+    "<DESCRIPTION>": 1.0,
+}
+LONG = {
+    "<DETAILED_CAPTION>": 1.5,
+    "<MORE_DETAILED_CAPTION>": 1.0,
+    "<OD>": 1.0,
+    "<DENSE_REGION_CAPTION>": 1.0,
+    "<REGION_PROPOSAL>": 0.5,
+    "<GENERATE_TAGS>": 0.5,
+    "<GENERATE_PROMPT>": 0.3,
+    "<MIXED_CAPTION>": 0.5,
+    "<MIX_CAPTION>": 0.5,
+    "<MIXED_CAPTION_PLUS>": 0.7,
+    "<MIX_CAPTION_PLUS>": 0.7,
+    "<ANALYZE>": 1.0,
+    "<CAPTION_TO_PHRASE_GROUNDING>": 1.0,
+    "<REFERRING_EXPRESSION_SEGMENTATION>": 1.5,
+    "<REGION_TO_SEGMENTATION>": 1.5,
+}
 
 
 @dataclass
@@ -27,7 +60,8 @@ class Batch:
     """P pictures and, for each, the same T prompts, padded: rows are picture-major, P * T of them.
 
     `answers` (P*T, L) are `<s> text </s>` with IGNORE behind; `prompt_mask` is true where a prompt token is real. The
-    cells are per picture: kinds, colours (P, G, G), letters (P, 2G, 2G), boxes (P, G, G, 4), backgrounds (P,).
+    cells are per picture: kinds, colours (P, G, G), letters (P, 2G, 2G), boxes (P, G, G, 4), outlines (P, G, G, 16, 2)
+    of which `points` (P, G, G) are real, texts (P, 7), backgrounds (P,).
     """
 
     pixels: Tensor
@@ -38,6 +72,9 @@ class Batch:
     colours: Tensor
     letters: Tensor
     boxes: Tensor
+    outlines: Tensor
+    points: Tensor
+    texts: Tensor
     backgrounds: Tensor
 
 
@@ -49,44 +86,55 @@ class SceneBatches(IterableDataset[Batch]):
         tokenizer: Tokenizer,
         preprocess: PreprocessConfig,
         grid: int,
-        tokens: tuple[str, ...],
         pictures: int,
         prompts: int,
         seed: int,
     ) -> None:
         self.tokenizer, self.preprocess, self.grid = tokenizer, preprocess, grid
-        self.tokens, self.pictures, self.prompts, self.seed = tokens, pictures, prompts, seed
+        self.pictures, self.prompts, self.seed = pictures, prompts, seed
 
     def __iter__(self) -> Iterator[Batch]:
         rng = random.Random(self.seed)
         while True:
-            tokens = rng.sample(self.tokens, self.prompts)
-            prompts, prompt_mask = self._sentences(tokens)
-            scenes = [scene(rng.choice(TRAIN_SEEDS)) for _ in range(self.pictures)]
+            tokens = _chosen(rng, rng.choice((SHORT, LONG)), self.prompts)
+            scenes = [_scene(rng) for _ in range(self.pictures)]
+            asked = [ask(one, token) for one in scenes for token in tokens]
+            sizes = [one.size_px for one in scenes for _ in tokens]
+            prompts = _padded([self._ids(_sentence(*pair)) for pair in zip(asked, sizes, strict=True)], PAD)
             near = [cells(one, self.grid) for one in scenes]
             yield Batch(
                 pixels=torch.stack([to_pixels(draw(one), self.preprocess) for one in scenes]),
-                prompts=prompts.repeat(self.pictures, 1),
-                prompt_mask=prompt_mask.repeat(self.pictures, 1),
-                answers=_padded([self._answer(truth(one, token)) for one in scenes for token in tokens], IGNORE),
+                prompts=prompts,
+                prompt_mask=prompts != PAD,
+                answers=_padded([self._ids(question.truth) for question in asked], IGNORE),
                 kinds=torch.from_numpy(np.stack([one.kind for one in near])),
                 colours=torch.from_numpy(np.stack([one.colour for one in near])),
                 letters=torch.from_numpy(np.stack([cells(one, 2 * self.grid).character for one in scenes])),
                 boxes=torch.from_numpy(np.stack([one.box for one in near])),
+                outlines=torch.from_numpy(np.stack([one.outline for one in near])),
+                points=torch.from_numpy(np.stack([one.points for one in near])),
+                texts=torch.from_numpy(np.stack([one.text for one in near])),
                 backgrounds=torch.tensor([one.background for one in near]),
             )
 
-    def _answer(self, text: str) -> list[int]:
+    def _ids(self, text: str) -> list[int]:
         return [BOS, *self.tokenizer.encode(text, add_special_tokens=False).ids, EOS]
 
-    def _sentences(self, tokens: list[str]) -> tuple[Tensor, Tensor]:
-        rows = []
-        for token in tokens:
-            task = find(token)
-            assert task is not None, token
-            rows.append(self._answer(sentence(task, "", None, (1, 1))))
-        prompts = _padded(rows, PAD)
-        return prompts, prompts != PAD
+
+def _chosen(rng: random.Random, weights: dict[str, float], count: int) -> list[str]:
+    """`count` different tokens (Efraimidis and Spirakis, 2006)."""
+    return sorted(weights, key=lambda token: rng.random() ** (1 / weights[token]))[-count:]
+
+
+def _scene(rng: random.Random) -> Scene:
+    while True:
+        one = scene(rng.choice(TRAIN_SEEDS))
+        if one.sign is not None or rng.random() < UNSIGNED_SHARE:
+            return one
+
+
+def _sentence(question: Question, size_px: int) -> str:
+    return sentence(of_token(question.token), question.text, question.region, (size_px, size_px))
 
 
 def _padded(rows: list[list[int]], value: int) -> Tensor:

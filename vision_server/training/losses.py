@@ -14,11 +14,12 @@ from vision_server.engine.config import DECODER_START
 from vision_server.engine.network import Network
 from vision_server.tasks.regions import BINS
 from vision_server.training.batches import IGNORE, Batch
+from vision_server.training.cells import LETTERS, LONGEST_TEXT, OUTLINE_POINTS
 from vision_server.training.pictograms import KINDS
 from vision_server.training.scenes import BACKGROUNDS, COLOURS
-from vision_server.training.truth import LETTERS
 
 SMOOTH_BINS = 6.0  # standard deviation of a location's soft target
+OUTLINE_CELLS = 96
 
 
 class LocationLoss(nn.Module):
@@ -40,8 +41,9 @@ class LocationLoss(nn.Module):
 class CellHeads(nn.Module):
     """Linear readers of the tower's last features (P, G, G, C); used in training only, never saved with the model.
 
-    `corner` reads the projected features, as the decoder does, and says a box in the very embeddings of the location
-    tokens: all the decoder has to learn then is to copy them.
+    Three read the projected features, as the decoder does, and speak in the very embeddings of its tokens, so that all
+    it has to learn is to copy them: `corner` a box and `outline` a polygon in the location tokens, `spelling` in every
+    cell of a sign the whole text on it.
     """
 
     def __init__(self, dim: int, d_model: int) -> None:
@@ -52,12 +54,16 @@ class CellHeads(nn.Module):
         self.box = nn.Linear(dim, 4)
         self.background = nn.Linear(dim, len(BACKGROUNDS))
         self.corner = nn.Linear(d_model, 4 * d_model)
+        self.outline = nn.Linear(d_model, 2 * OUTLINE_POINTS * d_model)
+        self.spelling = nn.Linear(d_model, (LONGEST_TEXT + 1) * d_model)
         self.location = LocationLoss()
 
     def forward(
-        self, features_PGGC: Tensor, projected_PND: Tensor, locations_LD: Tensor, batch: Batch
+        self, features_PGGC: Tensor, projected_PND: Tensor, locations_LD: Tensor, letters_AD: Tensor, batch: Batch
     ) -> dict[str, Tensor]:
-        """`projected_PND` are the image features, the average first; `locations_LD` the location tokens' embeddings."""
+        """`projected_PND` are the image features, the average first; `locations_LD` the location tokens' embeddings;
+        `letters_AD` those of A to Z and of the end.
+        """
         owned = batch.kinds > 0
         letters = self.letter(features_PGGC).unflatten(-1, (2, 2, -1))  # a cell's four quarters, row by row
         letters = letters.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
@@ -65,16 +71,35 @@ class CellHeads(nn.Module):
         weight = torch.ones(len(LETTERS) + 1, device=features_PGGC.device)
         weight[0] = 0.05
         guessed = self.box(features_PGGC).float()[owned]
-        corners = self.corner(projected_PND[:, 1:][owned.flatten(1)]).unflatten(-1, (4, -1)) @ locations_LD.T
+        cells_PND = projected_PND[:, 1:]
+        corners = self.corner(cells_PND[owned.flatten(1)]).unflatten(-1, (4, -1)) @ locations_LD.T
         bins = (batch.boxes[owned] * BINS).long().clamp(0, BINS - 1)
-        return {
+        losses = {
             "kind": F.cross_entropy(self.kind(features_PGGC).float().flatten(0, 2), batch.kinds.flatten()),
             "colour": F.cross_entropy(self.colour(features_PGGC).float()[owned], batch.colours[owned]),
             "letter": F.cross_entropy(letters.float().flatten(0, 2), batch.letters.flatten(), weight),
             "box": 4 * F.smooth_l1_loss(guessed, batch.boxes[owned], beta=0.05),
             "corner": self.location(corners.float().log_softmax(-1), bins),
+            "outline": self._outlines(
+                cells_PND[owned.flatten(1)], locations_LD, batch.outlines[owned], batch.points[owned]
+            ),
             "background": F.cross_entropy(self.background(features_PGGC.mean((1, 2))).float(), batch.backgrounds),
         }
+        sign = batch.kinds == len(KINDS) + 1
+        if sign.any():  # pictures drawn by chance may all lack one
+            spelt = self.spelling(cells_PND[sign.flatten(1)]).unflatten(-1, (LONGEST_TEXT + 1, -1)) @ letters_AD.T
+            texts = batch.texts[sign.nonzero()[:, 0]]
+            losses["spelling"] = F.cross_entropy(spelt.float().flatten(0, 1), texts.flatten(), ignore_index=IGNORE)
+        return losses
+
+    def _outlines(self, cells_KD: Tensor, locations_LD: Tensor, outlines_KPX: Tensor, points_K: Tensor) -> Tensor:
+        """Of OUTLINE_CELLS cells, chosen by chance: all would take longer than the answers."""
+        some = torch.randperm(len(cells_KD), device=cells_KD.device)[:OUTLINE_CELLS]
+        said = self.outline(cells_KD[some]).unflatten(-1, (OUTLINE_POINTS, 2, -1))
+        real = torch.arange(OUTLINE_POINTS, device=said.device) < points_K[some, None]
+        bins = (outlines_KPX[some][real] * BINS).long().clamp(0, BINS - 1)
+        loss: Tensor = self.location((said[real] @ locations_LD.T).float().log_softmax(-1), bins)
+        return loss
 
 
 class AnswerLoss(nn.Module):

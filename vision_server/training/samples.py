@@ -40,7 +40,8 @@ def write_samples(folder: Path) -> None:
     for number, one in enumerate(chosen_scenes(), 1):
         name = f"scene-{number:02}.{'jpg' if number % 2 else 'png'}"
         draw(one).save(folder / name, quality=92)
-        pictures.append({"file": name, "truth": {token: truth(one, token) for token in PROMPTS}})
+        asked = [{"prompt": token, "text": "", "region": None, "truth": truth(one, token)} for token in PROMPTS]
+        pictures.append({"file": name, "asked": asked})
     text = json.dumps({"pictures": pictures}, indent=2) + "\n"
     (folder / "truth.json").write_text(text, encoding="utf-8")
 

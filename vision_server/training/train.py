@@ -21,12 +21,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from vision_server.engine.config import EOS
 from vision_server.engine.network import Network
 from vision_server.engine.preprocess import TOKENIZER_FILE
 from vision_server.engine.weights import load_network, save_network
 from vision_server.tasks.regions import BINS
 from vision_server.training.batches import Batch, SceneBatches, stream
-from vision_server.training.demo_config import GRID, PROMPTS, demo_config, write_description
+from vision_server.training.cells import LETTERS
+from vision_server.training.demo_config import GRID, demo_config, write_description
 from vision_server.training.losses import AnswerLoss, CellHeads, initialise
 from vision_server.training.vocabulary import build_tokenizer
 
@@ -62,7 +64,9 @@ class Trainer:
             build_tokenizer() if begun is None else Tokenizer.from_file(str(begun / TOKENIZER_FILE))
         )
         self.config = demo_config(self.tokenizer)
-        first_location = self.tokenizer.get_vocab()["<loc_0>"]
+        vocabulary = self.tokenizer.get_vocab()
+        first_location = vocabulary["<loc_0>"]
+        self.letters = torch.tensor([*(vocabulary[letter] for letter in LETTERS), EOS], device=self.device)
         self.network = Network(self.config)
         initialise(self.network, first_location)
         if begun is not None:
@@ -121,7 +125,8 @@ class Trainer:
             projected = self.network.projector(seen)
             first = self.answers.first
             locations = self.network.text.shared.weight[first : first + BINS]
-            losses: dict[str, Tensor] = self.heads(seen, projected, locations, batch)
+            letters = self.network.text.shared.weight[self.letters]
+            losses: dict[str, Tensor] = self.heads(seen, projected, locations, letters, batch)
             if self.step >= self.args.cells_only:
                 losses |= self.answers(self.network, projected, batch)
         return losses
@@ -146,7 +151,7 @@ class Trainer:
         args = self.args
         seed = args.seed + self.step  # a resumed run goes on with other scenes
         preprocess = self.config.preprocess
-        return stream(SceneBatches(self.tokenizer, preprocess, GRID, PROMPTS, args.pictures, args.prompts, seed))
+        return stream(SceneBatches(self.tokenizer, preprocess, GRID, args.pictures, args.prompts, seed))
 
     def run(self) -> None:
         args = self.args

@@ -13,12 +13,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from vision_server.engine.preprocess import FLORENCE_TOKENS
 from vision_server.tasks import STOCK, find
+from vision_server.training.questions import PROMPTS, ask
 from vision_server.training.scenes import TRAIN_SEEDS, scene
-from vision_server.training.truth import TOKENS, truth
 
 ENDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, as in BART
 IMAGE_TOKEN = "<image>"
-TEXT_TOKENS = 640  # an upper bound; training stops early when every word is whole
+TEXT_TOKENS = 720  # an upper bound; training stops early when every word is whole
 TEXT_SCENES = 2000
 FREQUENT = 200
 
@@ -51,5 +51,6 @@ def _text() -> Iterator[str]:
     yield from ["sign, a sign that says two signs and sign"] * FREQUENT
     for seed in TRAIN_SEEDS[:TEXT_SCENES]:
         unsigned = replace(scene(seed), sign=None)
-        for token in TOKENS:
-            yield truth(unsigned, token)
+        for token in PROMPTS:
+            question = ask(unsigned, token)
+            yield from (question.text, question.truth.replace("NA", ""))
