@@ -1,34 +1,46 @@
-"""The demo against a real daemon process whose worker has no model; and how answers are laid out."""
+"""The demo against a real daemon process: with a worker that has no model, and with the embedded checkpoint."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from PIL import Image, ImageChops
 
 from vision_server import demo
 
 FAKE = (sys.executable, "-m", "tests.fake_daemon")
-GIF = b"GIF89a\1\0\1\0\0\0\0\x2c\0\0\0\0\1\0\1\0\0"
-TRUE = f"<CAPTION>||{len(GIF)}"  # what the worker without a model says
+SIZE = (80, 60)
 
 
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:
+    """Two pictures. The worker without a model answers `prompt|text|bytes`, and the prompts it knows are the stock."""
     folder = tmp_path / "samples"
     folder.mkdir()
-    for name in ("one.gif", "two.gif"):
-        (folder / name).write_bytes(GIF)
-    truths = [{"<CAPTION>": TRUE, "<OD>": f"<OD>||{len(GIF)}"}, {"<CAPTION>": "another"}]
-    pictures = [{"file": f, "truth": t} for f, t in zip(("one.gif", "two.gif"), truths, strict=True)]
+    for name in ("one.png", "two.png"):
+        Image.new("RGB", SIZE, "teal").save(folder / name)
+    count = (folder / "one.png").stat().st_size
+    one = [
+        asked("<CAPTION>", f"<CAPTION>||{count}"),
+        asked("<OD>", "no place is true"),
+        asked("<REFERRING_EXPRESSION_SEGMENTATION>", "<loc_1><loc_1><loc_9><loc_1><loc_9><loc_9>", text="a red\ncar"),
+        asked("<REGION_TO_CATEGORY>", f"<REGION_TO_CATEGORY>||{count}", region=[10, 20, 30.5, 40]),
+        asked("<GENERATE_TAGS>", "the model was not trained for this"),
+    ]
+    pictures = [{"file": "one.png", "asked": one}, {"file": "two.png", "asked": [asked("<CAPTION>", "another")]}]
     (folder / "truth.json").write_text(json.dumps({"pictures": pictures}))
     return folder
+
+
+def asked(prompt: str, truth: str, text: str = "", region: list[float] | None = None) -> dict[str, Any]:
+    return {"prompt": prompt, "text": text, "region": region, "truth": truth}
 
 
 @pytest.fixture
@@ -40,30 +52,71 @@ def model(tmp_path: Path) -> str:
 
 
 def test_the_whole_demo(
-    samples: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    samples: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VISION_SERVER_API_KEY", "the daemon of the demo must not see this")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("COLUMNS", "100")
-    assert demo.main({"model": model, "device": "cpu"}, samples, FAKE) == 0
+    out_folder = tmp_path / "drawn"
+    assert demo.main({"model": model, "device": "cpu"}, samples, FAKE, out_folder) == 0
     out = capsys.readouterr().out
-    rows = [line for line in out.splitlines() if line.startswith(("one.gif", "two.gif"))]
-    assert len(rows) == 2 * 8
-    assert "<REGION_TO_OCR>" in out.splitlines()[1]
+    assert "Not asked, since this model was not trained for them: <GENERATE_TAGS>\n" in out
+    assert "one.png, 80 x 60 pixels" in out
+    rows = [line for line in out.splitlines() if line.endswith(" s")]
+    assert [(row.split()[0], row.split()[-3]) for row in rows] == [
+        ("CAPTION", "yes"),
+        ("OD", "yes"),
+        ("REFERRING_EXPRESSION_...", "no"),
+        ("REGION_TO_CATEGORY", "yes"),
+        ("CAPTION", "no"),
+    ]
     assert all(len(row) <= 100 for row in rows)
-    captions = [row for row in rows if " <CAPTION> " in row]
-    assert TRUE in captions[0]
-    assert [row.split()[-3] for row in captions] == ["yes", "no"]
-    assert re.search(r"2 pictures, 16 answers in [\d.]+ s, .*\.\n2 of 3 are right: ", out)
+    assert '"a red?car" -> nothing' in rows[2]
+    assert "[10 20 30 40] -> <REGION_TO_CATEGORY>||" in rows[3]
+    assert re.search(r"^5 answers in [\d.]+ s, ", out, re.MULTILINE)
+    for kind, counts in (("text", (3, 2)), ("boxes", (1, 1)), ("polygons", (1, 0)), ("all", (5, 3))):
+        assert re.search(rf"^{kind} +{counts[0]} +{counts[1]}$", out, re.MULTILINE), kind
     told = re.search(r"The worker is process (\d+), state ready\.", out)
     assert told
     assert f"Process {told[1]} is gone, state unloaded." in out
     assert not psutil.pid_exists(int(told[1]))
     assert not psutil.Process().children(recursive=True)
+    assert out.splitlines()[-1] == f"The answers that have a place are drawn into the pictures in {out_folder}"
+    assert [path.name for path in out_folder.iterdir()] == ["one-REGION_TO_CATEGORY.png"]
 
 
-def failure(capsys: pytest.CaptureFixture[str], flags: dict[str, str], folder: Path) -> str:
-    assert demo.main(flags, folder, FAKE) == 1
+def test_a_fresh_folder_is_made_where_none_is_named(
+    samples: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert demo.main({"model": model}, samples, FAKE) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1].rpartition(" in ")[2])
+    assert folder.parent == tmp_path
+    assert [path.name for path in folder.iterdir()] == ["one-REGION_TO_CATEGORY.png"]
+
+
+def test_the_embedded_checkpoint_on_bundled_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of them, with the real worker: the answers are right, and their boxes are in the drawn copies."""
+    listed = json.loads((demo.SAMPLES / "truth.json").read_text(encoding="utf-8"))["pictures"]
+    folder, out = tmp_path / "samples", tmp_path / "drawn"
+    folder.mkdir()
+    chosen = [{**one, "asked": [q for q in one["asked"] if q["prompt"] in ("<CAPTION>", "<OD>")]} for one in listed[:2]]
+    (folder / "truth.json").write_text(json.dumps({"pictures": chosen}))
+    for one in chosen:
+        (folder / one["file"]).write_bytes((demo.SAMPLES / one["file"]).read_bytes())
+    assert demo.main({"model": "demo", "device": "cpu"}, folder, out=out) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^all +(\d+) +\1$", said, re.MULTILINE), said
+    drawn = sorted(out.iterdir())
+    assert [path.name for path in drawn] == sorted(f"{Path(one['file']).stem}-OD.png" for one in chosen)
+    for path, one in zip(drawn, sorted(chosen, key=lambda one: str(one["file"])), strict=True):
+        with Image.open(path) as copy, Image.open(folder / one["file"]) as picture:
+            assert copy.size == picture.size
+            assert ImageChops.difference(copy.convert("RGB"), picture.convert("RGB")).getbbox() is not None
+
+
+def failure(capsys: pytest.CaptureFixture[str], flags: Mapping[str, str], folder: Path) -> str:
+    assert demo.main(flags, folder, FAKE, folder / "out") == 1
     err = capsys.readouterr().err
     assert err.startswith("vision-server demo: ")
     assert err.count("\n") == 1
@@ -72,19 +125,31 @@ def failure(capsys: pytest.CaptureFixture[str], flags: dict[str, str], folder: P
 
 def test_failures_are_one_line(samples: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "pictures are missing" in failure(capsys, {}, tmp_path / "nowhere")
-    assert "model nope: no checkpoint has this name" in failure(capsys, {"model": "nope"}, samples)
-    (samples / "two.gif").write_bytes(b"not a picture")
-    assert "the daemon answered 415: The body is neither JSON nor a picture" in failure(
-        capsys, {"model": model}, samples
-    )
-    (samples / "one.gif").unlink()
-    assert "one.gif" in failure(capsys, {"model": model}, samples)
+    assert "model nope: " in failure(capsys, {"model": "nope"}, samples)
+    (samples / "two.png").write_bytes(b"not a picture")
+    assert "two.png: This is not a picture" in failure(capsys, {"model": model}, samples)
+    (samples / "one.png").unlink()
+    assert "one.png" in failure(capsys, {"model": model}, samples)
+    questions = json.dumps({"pictures": [{"file": "two.png", "asked": [asked("<OD>", "", text="too much")]}]})
+    Image.new("RGB", SIZE).save(samples / "two.png")
+    (samples / "truth.json").write_text(questions)
+    assert "the server answered 400: <OD> takes no text" in failure(capsys, {"model": model}, samples)
     assert not psutil.Process().children(recursive=True)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"pictures": []}', '{"pictures": [{}]}', '{"pictures": [{"file": 1, "truth": 2}]}', "\xff"],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"pictures": []}',
+        '{"pictures": [{}]}',
+        '{"pictures": [{"file": 1, "asked": 2}]}',
+        '{"pictures": [{"file": "a", "asked": []}]}',
+        '{"pictures": [{"file": "a", "asked": [{"prompt": "<OD>"}]}]}',
+        "\xff",
+    ],
 )
 def test_a_damaged_list_of_samples_is_one_line(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "truth.json").write_text(text, encoding="latin-1")
@@ -97,51 +162,6 @@ def test_a_daemon_that_dies_at_its_start_is_quoted(samples: Path, capsys: pytest
     assert capsys.readouterr().err == "vision-server demo: the daemon did not start: the last words\n"
 
 
-@pytest.mark.parametrize(
-    ("result", "line"),
-    [
-        ("a red car", "a red car"),
-        ("", "(empty)"),
-        ("two\nlines  and spaces", "two lines and spaces"),
-        (
-            {"bboxes": [[0.4, 1.6, 20, 30.2], [1, 2, 3, 4]], "labels": ["car", "fish"]},
-            "car [0 2 20 30], fish [1 2 3 4]",
-        ),
-        ({"bboxes": [], "labels": []}, "nothing"),
-        ({"quad_boxes": [], "labels": []}, '{"quad_boxes": [], "labels": []}'),
-    ],
-)
-def test_an_answer_on_one_line(result: str | dict[str, object], line: str) -> None:
-    assert demo.shown(result) == line
-
-
-@given(st.text(max_size=80), st.integers(3, 60))
-def test_a_cell_has_its_width(text: str, columns: int) -> None:
-    cell = demo.fit(text, columns)
-    assert demo._columns(cell) == columns
-    assert cell.isprintable()
-
-
-def test_a_cell_is_cut_where_it_must() -> None:
-    assert demo.fit("captioning", 10) == "captioning"
-    assert demo.fit("captioning!", 10) == "caption..."
-    assert demo.fit("東京タワー", 8) == "東京... "
-    assert demo.row("p", "q", "x" * 300, "yes", "1.00 s", 40).count("x") == 17
-
-
-BOXES = {"bboxes": [[0.0, 0.0, 10.0, 10.0]], "labels": ["car"]}
-
-
-@pytest.mark.parametrize(
-    ("result", "right"),
-    [
-        ({"bboxes": [[0.0, 0.0, 10.0, 8.0]], "labels": ["car"]}, True),
-        ({"bboxes": [[0.0, 0.0, 10.0, 4.0]], "labels": ["car"]}, False),
-        ({"bboxes": [[0.0, 0.0, 10.0, 10.0]], "labels": ["tree"]}, False),
-        ({"bboxes": [], "labels": []}, False),
-        ("a car", False),
-    ],
-)
-def test_boxes_are_right_by_label_and_overlap(result: str | dict[str, object], right: bool) -> None:
-    assert demo.agrees(result, BOXES) is right
-    assert demo.agrees("a car", "a car")
+def test_a_row_is_cut_where_it_must() -> None:
+    assert demo.row("x" * 300, "yes", "1.00 s", 100) == f"{'x' * 81}...   yes   1.00 s\n"
+    assert demo.row("x" * 300, "no", "1.00 s", 10).count("x") == 43

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision_server.outlines import polygon_iou
+from vision_server.outlines import agrees, polygon_iou
 from vision_server.tasks.regions import overlap
 
 SIZE = (640, 480)
@@ -61,3 +63,37 @@ def test_rectangles_overlap_as_boxes_do(
     assert polygon_iou([rectangle(*one)], [rectangle(*other)], (640, 640)) == pytest.approx(
         overlap(one, other), abs=0.1
     )
+
+
+BOXES = {"bboxes": [[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0]], "labels": ["car", "car"]}
+MASK = {"polygons": [[SQUARE]], "labels": ["car"]}
+QUADS = {"quad_boxes": [SQUARE], "labels": ["STOP"]}
+MIXED = {"bboxes": [[0, 0, 9, 9]], "bboxes_labels": ["car"], "polygons": [[SQUARE]], "polygons_labels": ["car"]}
+
+
+@pytest.mark.parametrize(
+    ("said", "true", "right"),
+    [
+        ("a car", "a car", True),
+        ("a car", "a  car", False),
+        ("a car", BOXES, False),
+        (BOXES, "a car", False),
+        ({"bboxes": [[0, 0, 10, 8], [20, 20, 40, 38]], "labels": ["car", "car"]}, BOXES, True),
+        ({"bboxes": [[20, 20, 40, 38], [0, 0, 10, 8]], "labels": ["car", "car"]}, BOXES, True),  # in another order
+        ({"bboxes": [[0, 0, 10, 4], [20, 20, 40, 40]], "labels": ["car", "car"]}, BOXES, False),
+        ({"bboxes": [[0, 0, 10, 10], [0, 0, 10, 9]], "labels": ["car", "car"]}, BOXES, False),  # one of them twice
+        ({"bboxes": [[0, 0, 10, 10], [20, 20, 40, 40]], "labels": ["car", "bus"]}, BOXES, False),
+        ({"bboxes": [[0, 0, 10, 10]], "labels": ["car"]}, BOXES, False),
+        ({"bboxes": [], "labels": []}, {"bboxes": [], "labels": []}, True),
+        ({"bboxes": [[100, 100, 300, 300]], "labels": ["car"]}, MASK, False),
+        ({"polygons": [[rectangle(100, 100, 300, 240)]], "labels": ["car"]}, MASK, True),
+        ({"polygons": [[rectangle(100, 100, 300, 210)]], "labels": ["car"]}, MASK, False),
+        ({"quad_boxes": [rectangle(100, 100, 300, 240)], "labels": ["STOP"]}, QUADS, True),
+        ({"quad_boxes": [rectangle(100, 100, 300, 240)], "labels": ["STOR"]}, QUADS, False),
+        ({"quad_boxes": [rectangle(100, 100, 300, 210)], "labels": ["STOP"]}, QUADS, False),
+        (MIXED, MIXED, True),
+        ({**MIXED, "polygons": [[rectangle(0, 0, 9, 9)]]}, MIXED, False),
+    ],
+)
+def test_what_counts_as_right(said: str | dict[str, Any], true: str | dict[str, Any], right: bool) -> None:
+    assert agrees(said, true, SIZE) is right

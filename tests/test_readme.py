@@ -8,15 +8,18 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from PIL import Image
 
 from tests.live_daemon import live_daemon
-from vision_server import cli, images, settings
+from vision_server import cli, images, settings, tasks
 from vision_server.api.app import create_app
+from vision_server.outlines import agrees
 from vision_server.training.evaluate import table
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +73,7 @@ def test_the_api_table_lists_every_route_and_no_other(tmp_path: Path) -> None:
 
 def test_every_flag_that_is_named_exists() -> None:
     known = {row.flag for row in settings.TABLE.values()} | {"--config", "--help", "--text", "--region"}
+    known |= {"--out", "--prompt", "--save", "--server"}
     for text in (README, CLIENTS_README):
         for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--data-binary"}:
             assert flag in known, flag
@@ -144,6 +148,9 @@ async def test_the_commands_that_ask_a_server_get_an_answer(tmp_path: Path) -> N
     asking = [(ROOT, words) for words in commands(README) if words[0] == "curl" or words[0].startswith("clients/")]
     asking += [(ROOT / "clients", words) for words in commands(CLIENTS_README)]
     assert len(asking) >= 8
+    ours = [words[1:] for words in commands(README) if words[:2] == ["./vision-server.sh", "caption"]]
+    assert len(ours) == 2
+    asking += [(ROOT, [sys.executable, "-m", "vision_server", *words]) for words in ours]
     for name in ("photo.jpg", "picture.png"):
         Image.new("RGB", (320, 240), "teal").save(tmp_path / name)
     async with live_daemon(tmp_path / "toy") as url:
@@ -151,13 +158,26 @@ async def test_the_commands_that_ask_a_server_get_an_answer(tmp_path: Path) -> N
             words = [word.replace("http://127.0.0.1:54880", url) for word in words]
             words = [str(where / words[0]) if "/" in words[0] else words[0], *words[1:]]
             process = await asyncio.create_subprocess_exec(
-                *words, cwd=tmp_path, env={"PATH": os.environ["PATH"], "VISION_HOST": url},
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                *words, cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "VISION_HOST": url},
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
             out, err = await asyncio.wait_for(process.communicate(), 60)
             assert process.returncode == 0, (words, err)
             assert out.strip(), words
             assert b"error" not in out, (words, out)
+
+
+def test_the_engine_answers_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippet as it stands, and what it prints is what is true of the picture it opens."""
+    [snippet] = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    printed: list[Any] = []
+    monkeypatch.chdir(ROOT)
+    exec(compile(snippet, "README.md", "exec"), {"print": printed.append})
+    [answer] = printed
+    listed = json.loads((ROOT / "vision_server/samples/truth.json").read_text(encoding="utf-8"))["pictures"]
+    [asked] = [one["asked"] for one in listed if one["file"] in snippet]
+    truth = next(question["truth"] for question in asked if question["prompt"] == "<OD>")
+    assert agrees(answer, tasks.answer("<OD>", truth, (512, 512)), (512, 512))
 
 
 async def test_the_fields_of_an_answer_and_an_error(tmp_path: Path) -> None:

@@ -11,18 +11,20 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__, settings
 from .errors import BadSetting
 
 COMMANDS = {
     "serve": "Run the daemon (this is what happens when no command is given).",
-    "demo": "Start a daemon of its own, caption the bundled pictures, show that the worker is released.",
+    "demo": "Start a daemon of its own, ask it about the bundled pictures, draw the answers, give it back.",
+    "caption": "Ask a running server about pictures, or (-i) be asked for picture and prompt in turn.",
     "pull": "Fetch a checkpoint from the hub by its name, owner/name, and print the folder to give to --model.",
     "doctor": "Print versions, device, memory, configuration and what is wrong.",
 }
 _DEMO_FLAGS = ("model", "device", "dtype")
+_TAKE_WORDS = ("caption", "pull")  # not flags only
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words.pop(0) if words and words[0] in COMMANDS else "serve"
-    if words and not words[0].startswith("-") and command != "pull":
+    if words and not words[0].startswith("-") and command not in _TAKE_WORDS:
         return _complain(f"there is no command {words[0]}; the commands are {', '.join(COMMANDS)}.", 2)
     flags = vars(_parser(command).parse_strictly(words))
     if command == "pull":
@@ -74,6 +76,13 @@ def _parser(command: str) -> _Parser:
     parser.add_argument("--version", action="version", version=f"vision-server {__version__}")
     if command == "demo":
         settings.add_flags(parser, _DEMO_FLAGS, {"model": "demo"})
+        parser.add_argument(
+            "--out", type=Path, help="where the drawn answers go (default: a fresh one)", metavar="FOLDER"
+        )
+    elif command == "caption":
+        from .client import caption
+
+        caption.add_flags(parser)
     elif command == "pull":
         parser.add_argument("repository", help="its name on the hub", metavar="owner/name")
         parser.add_argument("--revision", default="main", help="a branch, a tag or a commit (default: main)")
@@ -85,12 +94,17 @@ def _parser(command: str) -> _Parser:
     return parser
 
 
-def _run(command: str, flags: dict[str, str], config: Path | None) -> int:
+def _run(command: str, flags: dict[str, Any], config: Path | None) -> int:
     # Imported here, so that `--version` and `--help` answer at once.
     if command == "demo":
         from . import demo
 
-        return demo.main({"model": "demo", **flags})
+        out = flags.pop("out")
+        return demo.main({"model": "demo", **flags}, out=out)
+    if command == "caption":
+        from .client import caption
+
+        return caption.main(**flags)
     if command == "doctor":
         from . import doctor
 

@@ -1,5 +1,6 @@
-"""What `vision-server demo` does: a daemon of its own captions the bundled pictures, and then gives its worker back.
+"""What `vision-server demo` does: a daemon of its own answers every question about the bundled pictures.
 
+The answers are compared with what is true and drawn into copies of the pictures; then the daemon gives its worker back.
 Everything goes through HTTP to a real daemon process on a free loopback port, which reads no settings but these.
 """
 
@@ -7,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import io
 import json
 import re
 import shutil
@@ -16,46 +16,48 @@ import sys
 import tempfile
 import threading
 import time
-import unicodedata
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from . import images, settings
+from . import settings
+from .client.server import ClientError, Server
+from .client.sketch import draw_answer, open_upright, save
+from .client.terminal import fit, never_fail_to_print, one_line
+from .errors import VisionError
+from .outlines import RIGHT_BOX_OVERLAP, RIGHT_OUTLINE_OVERLAP, agrees
 from .tasks import answer, of_token
-from .tasks.regions import overlap
 
 DAEMON = (sys.executable, "-m", "vision_server")
 SAMPLES = Path(__file__).parent / "samples"
 _START_TIMEOUT_S = 60
-_ANSWER_TIMEOUT_S = 600  # the first one waits for the model to load, on a slow machine from a slow disk
 _STOP_TIMEOUT_S = 40
-RIGHT_OVERLAP = 0.5  # intersection over union, as detection benchmarks count at the least
-_PICTURE_COLUMNS, _PROMPT_COLUMNS, _TAIL_COLUMNS = 18, 20, 14
-# A proxy that the environment names is for other machines, not for this one.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_PROMPT_COLUMNS, _TAIL_COLUMNS, _LEAST_COLUMNS = 24, 14, 46
 
 
 class DemoError(Exception):
     """Why the demo cannot go on, in one line."""
 
 
-def main(flags: Mapping[str, str], folder: Path = SAMPLES, command: Sequence[str] = DAEMON) -> int:
-    """Run it; 0 unless the demo itself failed. Answers that differ from the truth are shown and counted, no failure."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an old terminal shows ? for what it cannot, and the demo goes on
+def main(
+    flags: Mapping[str, str], folder: Path = SAMPLES, command: Sequence[str] = DAEMON, out: Path | None = None
+) -> int:
+    """Run it; 0 unless the demo itself failed. Answers that differ from the truth are shown and counted, no failure.
+
+    `out` is the folder for the drawn answers; None makes a fresh one among the platform's temporary files.
+    """
+    never_fail_to_print()
     try:
         samples = read_samples(folder)
         with running_daemon(flags, command) as url:
-            _caption_all(url, folder, samples)
-            _release(url)
-    except (DemoError, OSError) as error:
+            server = Server(url)
+            out = out or Path(tempfile.mkdtemp(prefix="vision-server-demo-"))
+            _ask_all(server, folder, samples, out)
+            _release(server)
+        sys.stdout.write(f"\nThe answers that have a place are drawn into the pictures in {out}\n")
+    except (DemoError, ClientError, OSError) as error:
         sys.stdout.flush()
         sys.stderr.write(f"vision-server demo: {error}\n")
         return 1
@@ -63,21 +65,34 @@ def main(flags: Mapping[str, str], folder: Path = SAMPLES, command: Sequence[str
 
 
 @dataclass(frozen=True)
+class Question:
+    """`region` is x1, y1, x2, y2 in pixels, None for none; `truth` is what a perfect model would generate."""
+
+    prompt: str
+    text: str
+    region: list[float] | None
+    truth: str
+
+
+@dataclass(frozen=True)
 class Sample:
-    """`truth` maps a prompt to the text that a perfect model would generate."""
+    """A picture's file name, and what is asked of it."""
 
     file: str
-    truth: dict[str, str]
+    asked: list[Question]
 
 
 def read_samples(folder: Path) -> list[Sample]:
     """The pictures that truth.json lists. Raises DemoError."""
     try:
         listed = json.loads((folder / "truth.json").read_text(encoding="utf-8"))["pictures"]
-        samples = [Sample(str(one["file"]), dict(one["truth"])) for one in listed]
+        samples = [
+            Sample(str(one["file"]), [Question(q["prompt"], q["text"], q["region"], q["truth"]) for q in one["asked"]])
+            for one in listed
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         raise DemoError("the bundled pictures are missing: install vision-server again.") from None
-    if not samples:
+    if not any(sample.asked for sample in samples):
         raise DemoError("the list of bundled pictures is empty: install vision-server again.")
     return samples
 
@@ -139,107 +154,90 @@ class _LogReader(threading.Thread):
         return self._url
 
 
-def _caption_all(url: str, folder: Path, samples: list[Sample]) -> None:
-    known = _call(url + "/prompts")
-    prompts = [prompt for prompt in known if of_token(prompt).input not in ("text", "region")]
-    sys.stdout.write(f"vision-server at {url}, model {_call(url + '/model')}\n")
-    if left_out := [prompt for prompt in known if prompt not in prompts]:
-        sys.stdout.write(f"Not asked, since they want a text or a region besides: {', '.join(left_out)}\n")
-    sys.stdout.write("\n")
-    width = shutil.get_terminal_size((120, 40)).columns
-    sys.stdout.write(row("picture", "prompt", "answer", "right", "time", width))
-    right = compared = 0
+def _ask_all(server: Server, folder: Path, samples: list[Sample], out: Path) -> None:
+    sys.stdout.write(f"vision-server at {server.url}, model {server.call('/model')}\n")
+    prompts = server.prompts()
+    known = {prompt.token for prompt in prompts if prompt.advised}
+    wanted = {question.prompt for sample in samples for question in sample.asked}
+    if untrained := [prompt.token for prompt in prompts if prompt.token in wanted - known]:
+        sys.stdout.write(f"Not asked, since this model was not trained for them: {', '.join(untrained)}\n")
+    tally = _Tally()
     began_s = time.monotonic()
     for sample in samples:
-        data = (folder / sample.file).read_bytes()
-        for prompt in prompts:
-            asked_s = time.monotonic()
-            result = _call(f"{url}/process_image?prompt={urllib.parse.quote(prompt)}", data)["result"]
-            took_s = time.monotonic() - asked_s
-            mark = ""
-            if prompt in sample.truth:
-                compared += 1
-                agreed = agrees(result, _expected(prompt, sample.truth[prompt], data))
-                right += agreed
-                mark = "yes" if agreed else "no"
-            sys.stdout.write(row(sample.file, prompt, shown(result), mark, f"{took_s:.2f} s", width))
-            sys.stdout.flush()
+        questions = [question for question in sample.asked if question.prompt in known]
+        if questions:
+            _ask(server, folder / sample.file, questions, out, tally)
     total_s = time.monotonic() - began_s
-    asked = len(samples) * len(prompts)
-    sys.stdout.write(
-        f"\n{len(samples)} pictures, {asked} answers in {total_s:.1f} s, one after the other, loading included.\n"
-        f"{right} of {compared} are right: texts to the letter, boxes with the right labels and an overlap of half.\n"
-    )
+    sys.stdout.write(f"\n{tally.total()} answers in {total_s:.1f} s, one after the other, loading included.\n")
+    sys.stdout.write(tally.table())
 
 
-def _expected(prompt: str, truth: str, data: bytes) -> str | dict[str, Any]:
-    header = images.read(data)
-    return answer(prompt, truth, (header.width, header.height))
+def _ask(server: Server, path: Path, questions: list[Question], out: Path, tally: _Tally) -> None:
+    """One picture: a row of the table for each question, and its answer drawn."""
+    columns = shutil.get_terminal_size((120, 40)).columns
+    data = path.read_bytes()
+    try:
+        picture = open_upright(data)
+    except VisionError as error:
+        raise DemoError(f"{path.name}: {error}") from None
+    heading = f"{path.name}, {picture.width} x {picture.height} pixels"
+    sys.stdout.write(f"\n{row(heading, 'right', 'time', columns)}")
+    for question in questions:
+        began_s = time.monotonic()
+        result = server.caption(data, question.prompt, question.text, question.region)
+        took_s = time.monotonic() - began_s
+        agreed = agrees(result, answer(question.prompt, question.truth, picture.size), picture.size)
+        tally.add(of_token(question.prompt).answer, agreed)
+        name = question.prompt.strip("<>")
+        told = f"  {fit(name, _PROMPT_COLUMNS)} {_input(question)}{one_line(result)}"
+        sys.stdout.write(row(told, "yes" if agreed else "no", f"{took_s:.2f} s", columns))
+        sys.stdout.flush()
+        if (drawn := draw_answer(picture, result, question.region)) is not None:
+            save(drawn, out, f"{path.stem}-{name}")
 
 
-def agrees(result: str | dict[str, Any], truth: str | dict[str, Any]) -> bool:
-    """Whether an answer is right. Places are measured, so boxes of the same labels need only overlap by half."""
-    if not (isinstance(result, dict) and isinstance(truth, dict) and "bboxes" in result and "bboxes" in truth):
-        return result == truth
-    if result["labels"] != truth["labels"]:
-        return False
-    return all(overlap(*boxes) >= RIGHT_OVERLAP for boxes in zip(result["bboxes"], truth["bboxes"], strict=True))
+def _input(question: Question) -> str:
+    if question.region is not None:
+        return f"[{' '.join(f'{value:.0f}' for value in question.region)}] -> "
+    return f'"{question.text}" -> ' if question.text else ""
 
 
-def _release(url: str) -> None:
-    before = _call(url + "/status")
+class _Tally:
+    """Right answers by kind."""
+
+    def __init__(self) -> None:
+        self._asked: collections.Counter[str] = collections.Counter()
+        self._right: collections.Counter[str] = collections.Counter()
+
+    def add(self, kind: str, right: bool) -> None:
+        self._asked[kind] += 1
+        self._right[kind] += right
+
+    def total(self) -> int:
+        return self._asked.total()
+
+    def table(self) -> str:
+        rows = [(kind.replace("_", " "), self._asked[kind], self._right[kind]) for kind in self._asked]
+        rows.append(("all", self.total(), self._right.total()))
+        lines = [f"{'kind of answer':20} {'asked':>6} {'right':>6}\n"]
+        lines += [f"{kind:20} {asked:>6} {right:>6}\n" for kind, asked, right in rows]
+        return (
+            f"{''.join(lines)}Right are texts that are true to the letter; boxes, quads and polygons with the true\n"
+            f"labels that overlap the true ones by {RIGHT_BOX_OVERLAP} (boxes) or {RIGHT_OUTLINE_OVERLAP} of their"
+            " union.\n"
+        )
+
+
+def _release(server: Server) -> None:
+    before = server.call("/status")
     pid = before["worker_pid"]
     sys.stdout.write(f"\nThe worker is process {pid}, state {before['state']}. Releasing it (POST /unload) ...\n")
-    after = _call(url + "/unload", b"")
+    after = server.call("/unload", {})
     if after["state"] != "unloaded" or (pid is not None and psutil.pid_exists(pid)):
         raise DemoError(f"the worker, process {pid}, was not released.")
     sys.stdout.write(f"Process {pid} is gone, state {after['state']}. The next request would start a new one.\n")
 
 
-def _call(url: str, body: bytes | None = None) -> Any:
-    """GET, or POST where there is a body; the JSON answer. Raises DemoError with the server's own words."""
-    headers = {} if body is None else {"Content-Type": "application/octet-stream"}
-    try:
-        with _OPENER.open(urllib.request.Request(url, body, headers), timeout=_ANSWER_TIMEOUT_S) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            text = error.read().decode("utf-8", "replace")
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            text = json.loads(text)["error"]
-        raise DemoError(f"the daemon answered {error.code}: {text[:300]}") from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise DemoError(f"the daemon does not answer ({type(error).__name__}).") from None
-
-
-def shown(result: str | dict[str, Any]) -> str:
-    """An answer on one line: text as it is; places as `label [x1 y1 x2 y2]`, whole pixels."""
-    if isinstance(result, dict) and set(result) == {"bboxes", "labels"}:
-        boxes = zip(result["labels"], result["bboxes"], strict=True)
-        result = ", ".join(f"{label} [{' '.join(f'{v:.0f}' for v in box)}]" for label, box in boxes) or "nothing"
-    elif isinstance(result, dict):
-        result = json.dumps(result, ensure_ascii=False)
-    return " ".join(result.split()) or "(empty)"
-
-
-def row(picture: str, prompt: str, answer_text: str, right: str, took: str, width: int) -> str:
-    """A line of the table, cut to `width` columns; a terminal narrower than the other columns need gets them anyway."""
-    room = max(width - _PICTURE_COLUMNS - _PROMPT_COLUMNS - _TAIL_COLUMNS - 4, 20)
-    cells = [fit(picture, _PICTURE_COLUMNS), fit(prompt, _PROMPT_COLUMNS), fit(answer_text, room)]
-    return f"{' '.join(cells)} {right:>5} {took:>8}\n"
-
-
-def fit(text: str, columns: int) -> str:
-    """Cut or padded to a number of terminal columns; what cannot be printed becomes a question mark."""
-    text = "".join(char if char.isprintable() else "?" for char in text)
-    if _columns(text) > columns:
-        text = text[:columns]
-        while _columns(text) > columns - 3:
-            text = text[:-1]
-        text += "..."
-    return text + " " * (columns - _columns(text))
-
-
-def _columns(text: str) -> int:
-    """East Asian characters are two columns wide, combining ones none."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
+def row(cells: str, right: str, took: str, columns: int) -> str:
+    """A line of the table, its first cells cut so that all is `columns` wide, or what the others need at the least."""
+    return f"{fit(cells, max(columns - _TAIL_COLUMNS - 2, _LEAST_COLUMNS))} {right:>5} {took:>8}\n"

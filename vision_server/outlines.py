@@ -1,18 +1,44 @@
-"""How well two outlines agree: both are painted with Pillow and the painted cells counted.
+"""How well places in a picture agree: boxes by their sides, outlines by painting both and counting the painted cells.
 
 For those who measure answers (the demo, the evaluation), never for the daemon, which has no Pillow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw
 
-from .tasks.regions import BINS
+from .tasks import Shape, shapes
+from .tasks.regions import BINS, overlap
+
+# Intersection over union: what detection benchmarks count at the least; an outline has to fit better than its box.
+RIGHT_BOX_OVERLAP, RIGHT_OUTLINE_OVERLAP = 0.5, 0.6
 
 Ring = Sequence[float]
 """A closed line x, y, x, y, ... in pixels; an odd last number is left out. Two points or fewer enclose nothing."""
+
+
+def agrees(result: str | Mapping[str, Any], truth: str | Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Whether an answer on a picture of `size` is right: a text to the letter, places in any order.
+
+    Each true place must be met by one of the same label and kind that overlaps it enough, and none may be left over.
+    """
+    if isinstance(result, str) or isinstance(truth, str):
+        return result == truth
+    said, true = shapes(result), shapes(truth)
+    if len(said) != len(true):
+        return False
+    pairs = [(_overlap(one, other, size), i, j) for i, one in enumerate(said) for j, other in enumerate(true)]
+    met: set[int] = set()
+    used: set[int] = set()
+    for share, i, j in sorted(pairs, reverse=True):
+        needed = RIGHT_BOX_OVERLAP if true[j].kind == "box" else RIGHT_OUTLINE_OVERLAP
+        if share >= needed and i not in used and j not in met:
+            used.add(i)
+            met.add(j)
+    return len(met) == len(true)
 
 
 def polygon_iou(one: Sequence[Ring], other: Sequence[Ring], size: tuple[int, int]) -> float:
@@ -24,6 +50,14 @@ def polygon_iou(one: Sequence[Ring], other: Sequence[Ring], size: tuple[int, int
     first, second = _painted(one, size), _painted(other, size)
     union = _count(ImageChops.logical_or(first, second))
     return _count(ImageChops.logical_and(first, second)) / union if union else 0.0
+
+
+def _overlap(said: Shape, true: Shape, size: tuple[int, int]) -> float:
+    if (said.label, said.kind) != (true.label, true.kind):
+        return 0.0
+    if true.kind == "box":
+        return overlap(said.rings[0], true.rings[0])
+    return polygon_iou(said.rings, true.rings, size)
 
 
 def _painted(rings: Sequence[Ring], size: tuple[int, int]) -> Image.Image:

@@ -7,10 +7,12 @@ from .answers import answer
 from .fields import parse_fields
 from .registry import STOCK, TASKS, Task, find, literal, lookup, of_token
 from .sentences import check_input, sentence
+from .shapes import Shape, shapes
 
 __all__ = [
     "STOCK",
     "TASKS",
+    "Shape",
     "Task",
     "answer",
     "check_input",
@@ -20,4 +22,5 @@ __all__ = [
     "of_token",
     "parse_fields",
     "sentence",
+    "shapes",
 ]

@@ -89,6 +89,13 @@ class Region:
         bins = (quantize(x1, width), quantize(y1, height), quantize(x2, width), quantize(y2, height))
         return "".join(f"<loc_{index}>" for index in bins)
 
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The region as x1, y1, x2, y2 in pixels of a picture of `size` (width, height)."""
+        if self.unit == "pixels":
+            return self.corners
+        x1, y1, x2, y2 = (dequantize(int(index), size[place % 2]) for place, index in enumerate(self.corners))
+        return x1, y1, x2, y2
+
 
 def _pixel(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
