@@ -1,13 +1,15 @@
 """A worker process without a model: speaks the protocol, answers at once and always the same, misbehaves on command.
 
-`python -m tests.fake_worker [--load HOW] [--slots N] [--once FILE] [--gate FILE]`. HOW says what loading does: ok,
-fail, oom, crash, garbage, stall, exit0, kill, slow (progress, until the file in --gate exists). With --once the
-misbehaviour of the load happens only while FILE does not exist. A request's `text` says what running it does:
+`python -m tests.fake_worker [--load HOW] [--slots N] [--once FILE] [--gate FILE] [--only MODEL]`. HOW says what loading
+does: ok, fail, oom, crash, garbage, stall, exit0, kill, slow (progress, until the file in --gate exists), download (the
+same in that phase). With --once the misbehaviour of the load happens only while FILE does not exist, with --only it is
+that of one model. A request's `text` says what running it does:
 
     ""           answers          crash    dies by SIGABRT       exit0   ends with 0
     hang         goes silent      garbage  writes junk           half    writes half a frame and dies
     hold         never answers    gate:F   answers once F exists bad     fails with bad_image
     noise        prints to standard error, then answers
+    model        answers with the name of the model
     kill         kills itself with SIGKILL, as somebody outside would
     child        starts a process of its own (its pid goes to the file named by the image), then never answers
     once:F:HOW   does HOW while F does not exist, creates it first
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -101,12 +104,12 @@ def first_time(marker: Path | None) -> bool:
 
 def load(arguments: argparse.Namespace, model: str) -> None:
     say(Progress("weights", 0, 100))
-    how = arguments.load
-    if how == "slow":
+    how = arguments.load if arguments.only in (None, model) else "ok"
+    if how in ("slow", "download"):
         done = 0
         while not arguments.gate.exists():
             done += 1
-            say(Progress("weights", done, 0))
+            say(Progress("weights", done, 0) if how == "slow" else Progress("download", done * 1000, 1 << 30))
             time.sleep(0.02)
     elif how != "ok" and first_time(arguments.once):
         if how in ("fail", "oom"):
@@ -117,7 +120,7 @@ def load(arguments: argparse.Namespace, model: str) -> None:
     say(Ready(model, "cpu", "float32", arguments.slots))
 
 
-def serve(inbox: queue.SimpleQueue[Frame]) -> None:
+def serve(inbox: queue.SimpleQueue[Frame], model: str) -> None:
     held: dict[int, Run] = {}
     while True:
         try:
@@ -126,6 +129,8 @@ def serve(inbox: queue.SimpleQueue[Frame]) -> None:
             say(Progress("step", len(held)))
         else:
             if isinstance(frame, Run):
+                if frame.text == "model":
+                    frame = replace(frame, text=model)
                 held[frame.id] = frame
                 begin(frame)
             elif isinstance(frame, Cancel) and frame.id in held:
@@ -160,13 +165,14 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--once", type=Path)
     parser.add_argument("--gate", type=Path)
+    parser.add_argument("--only")
     arguments = parser.parse_args()
     inbox: queue.SimpleQueue[Frame] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(inbox,), daemon=True).start()
     hello = inbox.get()
     assert isinstance(hello, Hello)
     load(arguments, hello.model)
-    serve(inbox)
+    serve(inbox, hello.model)
 
 
 if __name__ == "__main__":

@@ -33,26 +33,31 @@ ROOMS: dict[str, str] = {
     "client.terminal": "tasks",
     "worker": "",
     "worker.protocol": "errors",
-    "worker.line": "worker.protocol",
+    "worker.lane": "worker.protocol",
+    "worker.line": "worker.lane",
+    "worker.idle": "worker.lane",
+    "worker.transfer": "worker.protocol",
     "worker.setbacks": "errors worker.line",
     "worker.process": "errors worker.protocol",
     "worker.memory": "",
-    "worker.life": "errors worker.line worker.process worker.protocol worker.setbacks",
-    "worker.supervisor": "errors worker.life worker.line worker.process worker.protocol worker.setbacks",
-    "worker.runner": "errors log worker.life worker.line worker.memory worker.process worker.protocol "
+    "worker.life": "errors worker.lane worker.process worker.protocol worker.setbacks worker.transfer",
+    "worker.supervisor": "errors worker.idle worker.lane worker.life worker.line worker.process worker.protocol "
+    "worker.setbacks worker.transfer",
+    "worker.runner": "errors log worker.lane worker.life worker.memory worker.process worker.protocol "
     "worker.supervisor",
     "worker.decode": "errors images",
     "worker.stepper": "errors tasks worker.decode worker.protocol",
     "worker.child": "errors log hub tasks engine worker.protocol worker.stepper",
-    "jobs": "errors worker.life worker.line worker.protocol worker.runner",
+    "jobs": "errors worker.lane worker.life worker.protocol worker.runner",
     "api": "errors settings catalog served images tasks jobs",
     "daemon": "settings api",
-    "doctor": "errors settings served",
+    "doctor": "errors settings hub catalog served",
     "client.sketch": "tasks worker.decode",
     "client.caption": "client.server client.sketch client.terminal errors settings",
     "demo": "client.server client.sketch client.terminal errors outlines settings tasks",
-    "pull": "errors hub",
-    "cli": "client client.caption errors log settings daemon doctor demo pull",
+    "pull": "errors settings hub served",
+    "listing": "errors settings hub catalog served",
+    "cli": "client client.caption errors log settings daemon doctor demo listing pull",
     "__main__": "cli",
     "training": "errors log tasks engine outlines",
 }
@@ -66,7 +71,7 @@ KEPT = {
     "PIL": "client.sketch engine outlines training worker.decode worker.stepper",
     "yaml": "settings",
     "platformdirs": "settings",
-    "huggingface_hub": "doctor hub",
+    "huggingface_hub": "hub",
     "httpx2": "hub",
 }
 STANDARD_LIBRARY_ONLY = (
@@ -81,7 +86,10 @@ STANDARD_LIBRARY_ONLY = (
     "images",
     "tasks",
     "worker.protocol",
+    "worker.lane",
     "worker.line",
+    "worker.idle",
+    "worker.transfer",
 )
 
 

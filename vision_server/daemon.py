@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from . import __version__
 from .api.app import create_app
-from .api.keys import CHECKPOINT, QUEUE
+from .api.keys import MODELS, QUEUE
 from .settings import Settings, let_waiting_threads_sleep
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ async def _serve(app: web.Application, settings: Settings) -> int:
 
 def _announce(app: web.Application, settings: Settings, port: int) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    log.info("vision-server %s listens on http://%s:%d, model %s", __version__, host, port, app[CHECKPOINT].name)
+    names = ", ".join(model.name for model in app[MODELS])
+    log.info("vision-server %s listens on http://%s:%d, model %s", __version__, host, port, names)
     if not settings.loopback and settings.api_key is None:
         log.warning("no key is asked: whoever reaches this address can use the server")
 

@@ -1,7 +1,8 @@
 """The queue of caption requests, as the API sees it: admit or refuse, wait, answer.
 
-`open_queue` makes one. Behind it stands one worker process; who runs when and what becomes of a dead worker's requests
-is decided in `worker.supervisor`. This file knows nothing of HTTP, and not what a task means.
+`open_queue` makes one. Behind it stands one worker process with one model at a time; who runs when, for which model,
+and what becomes of a dead worker's requests is decided in `worker.supervisor`. This file knows nothing of HTTP, and not
+what a task means.
 """
 
 from __future__ import annotations
@@ -13,19 +14,28 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from pathlib import Path
-from typing import Literal
 
 from .errors import CannotServe, QueueFull
+from .worker.lane import Job
 from .worker.life import Limits
-from .worker.line import Job
 from .worker.protocol import DEFAULT_OPTIONS, Done, Hello, Options, Run
 from .worker.runner import WORKER, Runner
 
-__all__ = ["Options", "Outcome", "Queue", "Request", "Status", "open_queue"]
+__all__ = ["Hello", "Model", "Options", "Outcome", "Queue", "Request", "Status", "open_queue"]
 
 _RATE_WINDOW_S = 60.0
 _RETRY_AFTER_MAX_S = 120  # the OpenAI SDK does not retry at all when it is told to wait longer
+
+
+@dataclass(frozen=True)
+class Model:
+    """What may be asked for as `hello.model`: what its worker is told, and how long that may be idle, in seconds.
+
+    A negative time is for ever, 0 until nothing is left to do.
+    """
+
+    hello: Hello
+    idle_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,13 @@ class Request:
     """One picture and one question. `request_id` is for logs only and need not be unique."""
 
     request_id: str
+    model: str  # the name of one that the queue was opened with
     image: bytes  # the encoded file; the worker decodes it
     task: str  # a token such as "<CAPTION>"
     text: str = ""
     region: str | tuple[float, ...] | None = None  # four "<loc_n>", or x1, y1, x2, y2 in upright pixels
     options: Options = DEFAULT_OPTIONS
-    keep_alive_s: float | None = None  # idle time afterwards; None = the setting, 0 = none, negative = forever
+    keep_alive_s: float | None = None  # idle time afterwards; None = the model's, 0 = none, negative = forever
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,8 @@ class Status:
     """A snapshot for GET /status; `dataclasses.asdict` gives the body."""
 
     state: str  # unloaded, loading, ready, unloading, failed
-    model: str
+    model: str  # the worker's, or else the default one
+    models: tuple[str, ...]  # all that are served, the default first
     device: str  # the worker's once it is ready ("cuda:0"), before that the setting ("auto")
     dtype: str
     queue_depth: int
@@ -77,17 +89,17 @@ class Status:
     worker_rss_bytes: int | None
     worker_device_bytes: int | None  # GPU memory the worker says it holds
     draining: bool
-    failure: str | None  # why the last load failed; cleared by the next success
+    failure: str | None  # why the last load of `model` failed; cleared by its next success
+    failures: dict[str, str]  # the same for every model whose last load failed
 
 
 class Queue:
     """First in, first out, into the free slots of one worker. Made by `open_queue`; used from one event loop."""
 
-    def __init__(self, runner: Runner, hello: Hello, capacity: int, request_timeout_s: float) -> None:
+    def __init__(self, runner: Runner, capacity: int, request_timeout_s: float) -> None:
         self.capacity = capacity  # how many may wait
         self._runner = runner
         self._supervisor = runner.supervisor
-        self._hello = hello
         self._request_timeout_s = request_timeout_s
         self._ids = itertools.count(1)
         self._completions: deque[float] = deque(maxlen=256)
@@ -115,8 +127,7 @@ class Queue:
         """Raise QueueFull or CannotServe as `submit` would now; call it before reading or decoding a body."""
         if self._supervisor.draining:
             raise CannotServe("The server is shutting down.", retry_after_s=30)
-        waiting = len(self._supervisor.line.waiting)  # the retried were admitted once; they take nobody's place
-        if waiting >= self.capacity and not self._supervisor.has_room:
+        if self._supervisor.line.waiting >= self.capacity:  # the retried were admitted once; they take nobody's place
             raise QueueFull(f"All {self.capacity} places in the queue are taken.", retry_after_s=self.retry_after_s())
 
     async def submit(self, request: Request) -> Outcome:
@@ -126,7 +137,7 @@ class Queue:
         picture, the input or the options.
         """
         self.check_admission()
-        job = self._job(request.keep_alive_s)
+        job = self._job(request.model, request.keep_alive_s)
         job.run = Run(
             job.id, request.request_id, request.task, request.text, request.region, request.options, request.image
         )
@@ -135,27 +146,33 @@ class Queue:
         self._completions.append(self._runner.now())
         return _outcome(done, job)
 
-    async def load(self, keep_alive_s: float | None = None) -> None:
-        """Load the model now; returns when it is ready. Raises LoadFailed, CannotServe, DeadlinePassed."""
+    async def load(self, model: str, keep_alive_s: float | None = None) -> None:
+        """Load `model` as soon as its turn comes; returns when it is ready, whatever has to be downloaded for it.
+
+        Raises LoadFailed, CannotServe, DeadlinePassed.
+        """
         if self._supervisor.draining:
             raise CannotServe("The server is shutting down.", retry_after_s=30)
-        await self._runner.ask(self._job(keep_alive_s), self._supervisor.submit)
+        await self._runner.ask(self._job(model, keep_alive_s), self._supervisor.submit)
 
     async def unload(self, force: bool = False) -> None:
         """End the worker. Busy (409) while there is work; `force` finishes what was asked before it first."""
-        await self._runner.ask(self._job(), partial(self._supervisor.unload, force=force))
+        await self._runner.ask(self._job(self._supervisor.model), partial(self._supervisor.unload, force=force))
 
     def status(self) -> Status:
         """A snapshot. Never loads anything, never touches the idle clock."""
         supervisor, child = self._supervisor, self._runner.child
         life = supervisor.life
-        idle_at_s, progress, loading = supervisor.idle_at_s, life.progress, supervisor.state == "loading"
+        hello = self._runner.hellos[supervisor.model]
+        failures = {model: setbacks.failure for model, setbacks in supervisor.setbacks.items()}
+        idle_at_s, progress, loading = supervisor.idle.at_s, life.progress, supervisor.state == "loading"
         device_bytes = progress.memory_bytes if progress else life.ready.memory_bytes if life.ready else None
         return Status(
             state=supervisor.state,
-            model=self._hello.model,
-            device=life.ready.device if life.ready else self._hello.device,
-            dtype=life.ready.dtype if life.ready else self._hello.dtype,
+            model=hello.model,
+            models=tuple(self._runner.hellos),
+            device=life.ready.device if life.ready else hello.device,
+            dtype=life.ready.dtype if life.ready else hello.dtype,
             queue_depth=self.depth,
             queue_capacity=self.capacity,
             in_flight=self.in_flight,
@@ -172,20 +189,21 @@ class Queue:
             worker_device_bytes=device_bytes,
             draining=supervisor.draining,
             failure=str(supervisor.failure) if supervisor.failure else None,
+            failures={model: str(failure) for model, failure in failures.items() if failure},
         )
 
     async def drain(self) -> None:
         """Stop admitting (CannotServe), finish what is here within `shutdown_grace_s`, end the worker."""
-        await self._runner.ask(self._job(), self._supervisor.drain)
+        await self._runner.ask(self._job(self._supervisor.model), self._supervisor.drain)
 
     async def aclose(self) -> None:
         """End the worker now; whatever still waits gets CannotServe."""
-        await self._runner.ask(self._job(), self._supervisor.close)
+        await self._runner.ask(self._job(self._supervisor.model), self._supervisor.close)
         await self._runner.finish()
 
-    def _job(self, keep_alive_s: float | None = None) -> Job:
+    def _job(self, model: str, keep_alive_s: float | None = None) -> Job:
         now = self._runner.now()
-        return Job(next(self._ids), None, now, now + self._request_timeout_s, keep_alive_s)
+        return Job(next(self._ids), model, None, now, now + self._request_timeout_s, keep_alive_s)
 
 
 def _outcome(done: Done, job: Job) -> Outcome:
@@ -207,63 +225,27 @@ def _outcome(done: Done, job: Job) -> Outcome:
     )
 
 
-def _absolute(path: Path | None) -> str | None:
-    """The worker's working directory is another one than ours."""
-    return None if path is None else str(path.absolute())
-
-
 @asynccontextmanager
 async def open_queue(
+    models: Sequence[Model],
     *,
-    directory: Path | None,
-    model: str,
-    repository: str | None = None,
-    revision: str = "main",
-    token: str | None = None,
-    cache: Path | None = None,
-    offline: bool = False,
-    endpoint: str | None = None,
-    download_stall_timeout_s: float = 60.0,
-    adapter: Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    idle_timeout_s: float = 300.0,
     max_queue: int = 256,
-    max_batch: int | Literal["auto"] = "auto",
     request_timeout_s: float = 300.0,
     load_stall_timeout_s: float = 120.0,
     step_stall_timeout_s: float = 120.0,
     shutdown_grace_s: float = 30.0,
-    max_pixels: int = 50_000_000,
-    threads: int | None = None,
-    log_level: str = "info",
+    wait_for_download: bool = True,
     command: Sequence[str] = WORKER,
 ) -> AsyncIterator[Queue]:
     """The queue and, when asked, its worker; nothing is started before the first request. Leaving ends both.
 
-    `max_batch` is how many requests are decoded together. `threads` is for the CPU: None takes every core the worker
-    may use. `command` is the worker.
+    `models` is what may be asked for, the default first. Without `wait_for_download` a request whose model is being
+    downloaded gets CannotServe, and the download goes on. `command` is the worker.
     """
-    hello = Hello(
-        directory=_absolute(directory),
-        model=model,
-        device=device,
-        dtype=dtype,
-        max_batch=None if max_batch == "auto" else max_batch,
-        threads=threads,
-        max_pixels=max_pixels,
-        log_level=log_level,
-        repository=repository,
-        revision=revision,
-        token=token,
-        cache=_absolute(cache),
-        offline=offline,
-        endpoint=endpoint,
-        stall_timeout_s=download_stall_timeout_s,
-        adapter=_absolute(adapter),
-    )
-    limits = Limits(idle_timeout_s, load_stall_timeout_s, step_stall_timeout_s, shutdown_grace_s)
-    queue = Queue(Runner(hello, limits, command), hello, max_queue, request_timeout_s)
+    limits = Limits(load_stall_timeout_s, step_stall_timeout_s, shutdown_grace_s, wait_for_download)
+    hellos = {model.hello.model: model.hello for model in models}
+    idle_timeouts_s = {model.hello.model: model.idle_timeout_s for model in models}
+    queue = Queue(Runner(hellos, idle_timeouts_s, limits, command), max_queue, request_timeout_s)
     try:
         yield queue
     finally:

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp.plugin import AiohttpClient
 
 from vision_server.api.app import create_app
+from vision_server.setting_models import ModelEntry
 from vision_server.settings import Settings
 
 Client = TestClient[web.Request, web.Application]
@@ -41,6 +42,15 @@ def serve(aiohttp_client: AiohttpClient, folder: Path) -> Serve:
         return await aiohttp_client(create_app(chosen, command))
 
     return start
+
+
+@pytest.fixture
+def two(folder: Path) -> tuple[ModelEntry, ...]:
+    """The setting `models` with two that lie in one folder; the default one comes second."""
+    return (
+        ModelEntry("fine-tune", str(folder), prompts=("<TAGS_OF_MINE>",), idle_timeout_s=7.0),
+        ModelEntry("owner/Toy", str(folder)),
+    )
 
 
 @pytest.fixture

@@ -10,14 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision_server.api.requests import check_model, keep_alive_s, options_of, prompts_of, to_request
+from vision_server.api.requests import keep_alive_s, options_of, pick, to_request
 from vision_server.catalog import Checkpoint
-from vision_server.errors import BadOption, ModelNotFound, VisionError
+from vision_server.errors import BadOption, ModelNotFound, UnknownPrompt, VisionError
 from vision_server.jobs import Options
+from vision_server.served import Served
 from vision_server.settings import Settings
-from vision_server.tasks import STOCK
 
-TOY = Checkpoint("Toy", Path("toy"), prompts=("<CAPTION>", "<OD>"))
+
+def served(checkpoint: Checkpoint, prompts: tuple[str, ...] = ("<CAPTION>", "<OD>")) -> Served:
+    return Served(checkpoint, "auto", "auto", None, prompts, 300.0)
+
+
+MODELS = (
+    served(Checkpoint("Toy", Path("toy"))),
+    served(Checkpoint("fine", repository="owner/Florence-X"), ("<SPECIAL>",)),
+    served(Checkpoint("owner/other", repository="owner/other")),
+)
 GIF = b"GIF89a\1\0\1\0\0\0\0\x2c\0\0\0\0\1\0\1\0\0"
 
 
@@ -115,18 +124,47 @@ def test_keep_alive_that_is_no_time(raw: Any) -> None:
         keep_alive_s(raw)
 
 
-def test_the_model_by_name() -> None:
-    for name in ("", "Toy", "toy", "TOY:latest"):
-        check_model(name, TOY)
-    for name in ("Toys", "toy:v2", "../toy", "latest"):
-        with pytest.raises(ModelNotFound, match="Toy"):
-            check_model(name, TOY)
+@pytest.mark.parametrize(
+    ("name", "means"),
+    [
+        ("", "Toy"),
+        ("Toy", "Toy"),
+        ("toy", "Toy"),
+        ("TOY:latest", "Toy"),
+        ("fine", "fine"),
+        ("Owner/Florence-X", "fine"),
+        ("owner/florence-x:LATEST", "fine"),
+        ("owner/other", "owner/other"),
+    ],
+)
+def test_the_model_by_name(name: str, means: str) -> None:
+    assert pick(name, MODELS).name == means
 
 
-def test_advised_prompts_are_the_checkpoints_then_the_settings() -> None:
-    settings = Settings(prompts=("<NEW>", "<OD>"))
-    assert prompts_of(TOY, settings) == ("<CAPTION>", "<OD>", "<NEW>")
-    assert prompts_of(Checkpoint("x", Path()), settings) == (*STOCK, "<NEW>")
+@pytest.mark.parametrize("name", ["Toys", "toy:v2", "../toy", "latest", ":latest", "owner", "owner/florence-x/toy"])
+def test_an_unknown_model_is_refused_with_those_that_are_here(name: str) -> None:
+    with pytest.raises(ModelNotFound, match="Toy, fine, owner/other"):
+        pick(name, MODELS)
+
+
+def test_a_name_wins_over_a_repository_of_that_name() -> None:
+    other = served(Checkpoint("Owner/Florence-X", repository="owner/third"))
+    assert pick("owner/florence-x", [*MODELS, other]) is other
+
+
+def test_of_two_with_one_repository_the_first_is_meant_by_it() -> None:
+    twin = served(Checkpoint("twin", repository="owner/Florence-X"))
+    assert pick("owner/florence-x", [*MODELS, twin]).name == "fine"
+    assert pick("twin", [*MODELS, twin]) is twin
+
+
+def test_a_request_is_for_its_model_and_knows_its_prompts() -> None:
+    fields = {"image": GIF, "model": "FINE", "prompt": "special"}
+    request = to_request(fields, "id", MODELS, Settings())
+    assert (request.model, request.task) == ("fine", "<SPECIAL>")
+    assert to_request({"image": GIF}, "id", MODELS, Settings()).model == "Toy"
+    with pytest.raises(UnknownPrompt, match="<OD>"):
+        to_request({**fields, "model": "toy"}, "id", MODELS, Settings())
 
 
 JSON = st.recursive(
@@ -140,7 +178,7 @@ NAMES = ("prompt", "text_input", "region", "options", "model", "keep_alive", "nu
 def test_any_fields_make_a_request_or_a_client_error(fields: dict[str, Any]) -> None:
     status = 0
     try:
-        to_request({**fields, "image": GIF}, "id", TOY, Settings())
+        to_request({**fields, "image": GIF}, "id", MODELS, Settings())
     except VisionError as error:
         status = error.status
     assert status in (0, 400, 404)

@@ -18,7 +18,7 @@ import pytest
 from tests.tiny import Shape, picture, write_checkpoint
 from vision_server.engine import Florence
 from vision_server.errors import BadImage, BadInput, CheckpointError, LoadFailed, PromptTooLong
-from vision_server.jobs import Options, Outcome, Queue, Request, open_queue
+from vision_server.jobs import Model, Options, Outcome, Queue, Request, open_queue
 from vision_server.worker.child import auto_slots
 from vision_server.worker.protocol import Cancel, Decoder, Done, Failed, Frame, Hello, Progress, Ready, Run, encode
 
@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def queue(checkpoint: Path) -> AsyncIterator[Queue]:
-    async with open_queue(directory=checkpoint, model="toy", device="cpu", threads=1, max_batch=4) as opened:
+    async with open_queue([Model(Hello(str(checkpoint), "toy", "cpu", threads=1, max_batch=4))]) as opened:
         yield opened
 
 
@@ -49,7 +49,7 @@ def request(
     seed: int = 0, options: Options | None = None, task: str = "<CAPTION>", image: bytes | None = None
 ) -> Request:
     options = options or Options(max_new_tokens=20)
-    return Request(f"r{seed}", png(seed) if image is None else image, task, options=options)
+    return Request(f"r{seed}", "toy", png(seed) if image is None else image, task, options=options)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -77,7 +77,7 @@ async def test_what_is_wrong_with_a_request_fails_it_alone(queue: Queue) -> None
         queue.submit(request(1, image=b"no picture")),
         queue.submit(request(1, image=png()[:200])),
         queue.submit(request(1, task="<REGION_TO_CATEGORY>")),
-        queue.submit(Request("r", png(), "<VQA>", text="why " * 3000)),
+        queue.submit(Request("r", "toy", png(), "<VQA>", text="why " * 3000)),
         queue.submit(request(1)),
     ]
     results = await asyncio.wait_for(asyncio.gather(*wrong, return_exceptions=True), WAIT_S)
@@ -101,7 +101,7 @@ async def test_killed_while_it_generates_the_caption_still_arrives(queue: Queue,
 
 
 async def test_a_cancelled_caption_gives_its_row_back(queue: Queue) -> None:
-    await queue.load()
+    await queue.load("toy")
     asked = asyncio.create_task(queue.submit(request(3, LONG)))
     await until(lambda: queue.in_flight == 1)
     asked.cancel()
@@ -114,18 +114,18 @@ async def test_a_cancelled_caption_gives_its_row_back(queue: Queue) -> None:
 async def test_a_broken_checkpoint_is_told(tmp_path: Path, broken: str) -> None:
     write_checkpoint(tmp_path, Shape("to-be-broken"))
     (tmp_path / broken).write_bytes(b"{")
-    async with open_queue(directory=tmp_path, model="toy", device="cpu") as queue:
+    async with open_queue([Model(Hello(str(tmp_path), "toy", "cpu"))]) as queue:
         with pytest.raises(CheckpointError) as caught:
-            await asyncio.wait_for(queue.load(), WAIT_S)
+            await asyncio.wait_for(queue.load("toy"), WAIT_S)
         assert str(tmp_path) not in str(caught.value)
         await until(lambda: queue.status().worker_pid is None)
         assert queue.status().state == "failed"
 
 
 async def test_a_device_that_is_not_here_is_told(checkpoint: Path) -> None:
-    async with open_queue(directory=checkpoint, model="toy", device="cuda:99") as queue:
+    async with open_queue([Model(Hello(str(checkpoint), "toy", "cuda:99"))]) as queue:
         with pytest.raises(LoadFailed, match="device"):
-            await asyncio.wait_for(queue.load(), WAIT_S)
+            await asyncio.wait_for(queue.load("toy"), WAIT_S)
 
 
 class Raw:

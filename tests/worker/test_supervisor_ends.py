@@ -11,7 +11,7 @@ from vision_server.worker.life import STOP_GRACE_S, Limits
 
 class TestIdle:
     def test_released_after_the_timeout_and_started_again(self) -> None:
-        world = ready_world(limits=Limits(idle_timeout_s=300))
+        world = ready_world(idle_timeout_s=300)
         world.advance(299.9)
         assert world.state == "ready"
         world.advance(0.2)
@@ -23,10 +23,10 @@ class TestIdle:
         assert world.spawns == 2
 
     def test_use_puts_it_off_and_work_suspends_it(self) -> None:
-        world = ready_world(limits=Limits(idle_timeout_s=300))
+        world = ready_world(idle_timeout_s=300)
         world.advance(290)
         job = world.submit()
-        assert world.supervisor.idle_at_s is None
+        assert world.supervisor.idle.at_s is None
         for _ in range(40):
             world.advance(100)
             world.progress("step")
@@ -40,7 +40,7 @@ class TestIdle:
         assert world.state == "unloading"
 
     def test_a_request_during_the_release_waits_for_the_next_worker(self) -> None:
-        world = ready_world(limits=Limits(idle_timeout_s=5))
+        world = ready_world(idle_timeout_s=5)
         world.advance(5)
         job = world.submit()
         assert world.running == []
@@ -50,7 +50,7 @@ class TestIdle:
         assert world.running == [job.id]
 
     def test_a_worker_deaf_to_stop_is_killed(self) -> None:
-        world = ready_world(limits=Limits(idle_timeout_s=5))
+        world = ready_world(idle_timeout_s=5)
         world.advance(5)
         assert not world.killed
         world.advance(STOP_GRACE_S)
@@ -60,18 +60,18 @@ class TestIdle:
 
     @pytest.mark.parametrize(("timeout_s", "state"), [(0.0, "unloading"), (-1.0, "ready")])
     def test_zero_is_at_once_and_negative_never(self, timeout_s: float, state: str) -> None:
-        world = ready_world(limits=Limits(idle_timeout_s=timeout_s))
+        world = ready_world(idle_timeout_s=timeout_s)
         world.advance(0 if timeout_s == 0 else 1e6)
         assert world.state == state
 
     def test_a_request_may_bring_its_own(self) -> None:
-        world = ready_world(limits=Limits(idle_timeout_s=300))
+        world = ready_world(idle_timeout_s=300)
         world.done(world.submit(keep_alive_s=7))
         world.advance(8)
         assert world.state == "unloading"
 
     def test_ten_thousand_races_at_the_edge_lose_nothing(self) -> None:
-        world = ready_world(slots=1, limits=Limits(idle_timeout_s=1.0))
+        world = ready_world(slots=1, idle_timeout_s=1.0)
         for turn in range(10_000):
             world.advance(1.0 + ((turn % 11) - 5) / 1000)
             job = world.submit()

@@ -1,29 +1,59 @@
-"""Any sequence of events under hypothesis: no request lost, answered twice or starved; never two workers; idle only
-when idle; nobody is blamed without cause."""
+"""Any sequence of events under hypothesis: no request lost, answered twice, overtaken too often or starved; never two
+workers; idle only when idle; nobody is blamed without cause."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.worker.world import CRASH, ENDED, KILLED, World
 from vision_server.errors import Busy
+from vision_server.worker.lane import MAX_OVERTAKING, Job
 from vision_server.worker.life import Limits, Phase
-from vision_server.worker.line import MAX_BACKOFF_S, Job
-from vision_server.worker.protocol import LOAD, Cancel, Failed, Stop
+from vision_server.worker.line import MAX_BACKOFF_S
+from vision_server.worker.protocol import LOAD, Cancel, Failed, Frame, Run, Stop
 
-LIMITS = Limits(idle_timeout_s=60, load_stall_timeout_s=30, step_stall_timeout_s=20, shutdown_grace_s=10)
+MODELS = {"a": 60.0, "b": 0.0, "c": -1.0}
+
+
+class WatchedWorld(World):
+    """Counts whom a request goes before that came earlier, wants another model, and need not wait for a back-off."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits, timeout_s=200, models=MODELS)
+        self.asked: list[Job] = []
+        self.overtaken: dict[int, int] = {}
+
+    def send(self, frame: Frame) -> None:
+        super().send(frame)
+        if isinstance(frame, Run):
+            sent = next(job for job in self.asked if job.id == frame.id)
+            assert sent.model == self.spawned[-1], "sent to another model"
+            self.overtaken[sent.id] = 0
+            for job in self.asked if not sent.suspect else ():
+                start_at_s = self.supervisor.line.lanes[job.model].start_at_s
+                waits = job.id in self.supervisor.line.alive and job.id not in self.supervisor.line.held
+                if waits and job.id < sent.id and job.model != sent.model and start_at_s and start_at_s <= self.now:
+                    self.overtaken[job.id] = self.overtaken.get(job.id, 0) + 1
 
 
 class WorkerLife(RuleBasedStateMachine):
+    world: WatchedWorld
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(LIMITS, timeout_s=200)
-        self.asked: list[Job] = []
         self.unloads: list[Job] = []
         self.withdrawn: set[int] = set()
         self.deaths: dict[int, int] = {}  # job id -> deaths of a worker that held it
+
+    @initialize(wait_for_download=st.booleans())
+    def begin(self, wait_for_download: bool) -> None:
+        self.world = WatchedWorld(Limits(30, 20, 10, wait_for_download))
+
+    @property
+    def asked(self) -> list[Job]:
+        return self.world.asked
 
     @property
     def held(self) -> list[int]:
@@ -38,9 +68,16 @@ class WorkerLife(RuleBasedStateMachine):
 
     # Clients
 
-    @rule(run=st.booleans())
-    def submit(self, run: bool) -> None:
-        self.asked.append(self.world.submit(run=run))
+    @rule(run=st.booleans(), model=st.sampled_from([*MODELS]), keep_alive_s=st.sampled_from([None, 5.0]))
+    def submit(self, run: bool, model: str, keep_alive_s: float | None) -> None:
+        job = self.world.job(run, keep_alive_s, model)
+        self.asked.append(job)
+        self.world.supervisor.submit(job, self.world.now)
+
+    @rule(model=st.sampled_from([*MODELS]), count=st.integers(2, 2 * MAX_OVERTAKING))
+    def flood(self, model: str, count: int) -> None:
+        for _ in range(count):
+            self.submit(True, model, None)
 
     @rule(data=st.data())
     @precondition(lambda self: self.asked)
@@ -116,7 +153,8 @@ class WorkerLife(RuleBasedStateMachine):
     def every_job_has_one_place(self) -> None:
         line = self.world.supervisor.line
         for job in self.asked:
-            places = [job.id in line.held, job in line.waiting, job in line.suspects, job.id in line.loaders]
+            lane = line.lanes[job.model]
+            places = [job.id in line.held, job in lane.waiting, job in lane.suspects, job.id in lane.loaders]
             if job.answered:
                 assert not any(places[1:])
                 assert (job.id in self.world.answers) != (job.id in self.withdrawn)
@@ -128,10 +166,22 @@ class WorkerLife(RuleBasedStateMachine):
     @invariant()
     def the_line_is_in_order(self) -> None:
         line = self.world.supervisor.line
-        for ids in ([job.id for job in line.waiting], [job.id for job in line.suspects], list(line.alive)):
-            assert ids == sorted(ids)
+        assert list(line.alive) == sorted(line.alive)
+        for lane in line.lanes.values():
+            for ids in ([job.id for job in lane.waiting], [job.id for job in lane.suspects], list(lane.loaders)):
+                assert ids == sorted(ids)
         running = self.world.running
         assert len(running) == len(set(running))
+
+    @invariant()
+    def nobody_is_overtaken_more_often_than_allowed(self) -> None:
+        assert max(self.world.overtaken.values(), default=0) <= MAX_OVERTAKING
+
+    @invariant()
+    def a_worker_that_holds_nothing_gives_way(self) -> None:
+        supervisor = self.world.supervisor
+        if self.serving() and not self.held and not supervisor._leaving:
+            assert not supervisor.line.rivals(self.world.spawned[-1])
 
     @invariant()
     def a_suspect_is_alone(self) -> None:
@@ -160,20 +210,24 @@ class WorkerLife(RuleBasedStateMachine):
     @invariant()
     def no_slot_is_left_free(self) -> None:
         supervisor = self.world.supervisor
-        if self.serving() and supervisor.line.waiting and not supervisor.line.suspects and not supervisor._leaving:
+        model = self.world.spawned[-1] if self.serving() else "a"
+        lane = supervisor.line.lanes[model]
+        if self.serving() and lane.waiting and not lane.suspects and not supervisor._leaving:
             ready = supervisor.life.ready
             assert ready is not None
+            if not all(rival.may_be_overtaken for rival in supervisor.line.rivals(model, lane.waiting[0].id)):
+                return
             alone = any(job.suspect for job in supervisor.line.held.values())
             assert alone or len(supervisor.line.held) >= ready.slots
 
     @invariant()
     def idle_only_when_idle(self) -> None:
         supervisor = self.world.supervisor
-        if supervisor.idle_at_s is not None:
+        if supervisor.idle.at_s is not None:
             assert self.serving()
             assert not supervisor.line.alive
             assert not supervisor.line.held
-        elif self.serving():
+        elif self.serving() and self.world.spawned[-1] != "c":
             assert supervisor.line.alive or supervisor.line.held
 
     @invariant()
@@ -187,8 +241,10 @@ class WorkerLife(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """From any state a well-behaved worker brings everything to its end."""
+        if not hasattr(self, "world"):
+            return
         world, began_s = self.world, self.world.now
-        for _ in range(200):
+        for _ in range(400):
             if self.starting():
                 world.ready(4)
             elif self.serving() and self.held:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import count
 
 from vision_server.errors import Busy, VisionError
+from vision_server.worker.lane import Job
 from vision_server.worker.life import Limits, Phase
-from vision_server.worker.line import Job
 from vision_server.worker.process import Exit
 from vision_server.worker.protocol import Cancel, Done, Failed, Frame, Progress, Ready, Run, Stop
 from vision_server.worker.supervisor import Supervisor
 
+TOY = "toy"
 CRASH = Exit(-11, from_outside=False)
 KILLED = Exit(-9, from_outside=True)
 ENDED = Exit(0, from_outside=False)
@@ -19,23 +21,29 @@ ENDED = Exit(0, from_outside=False)
 class World:
     """Plays both sides of a Supervisor. `now` is the clock; `advance` lets time pass and ticks when it is due."""
 
-    def __init__(self, limits: Limits | None = None, timeout_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        timeout_s: float = 300.0,
+        idle_timeout_s: float = 300.0,
+        models: Mapping[str, float] | None = None,
+    ) -> None:
         self.now = 1000.0
         self.timeout_s = timeout_s
         self.children = 0  # processes alive
-        self.spawns = 0
+        self.spawned: list[str] = []  # the models of all processes there ever were
         self.killed = self.stopping = self.suspended = False
         self.sent: list[Frame] = []  # to the present worker
         self.answers: dict[int, Done | VisionError | None] = {}
         self.waited_s: dict[int, float] = {}  # without a worker, by job id
         self.ids = count(1)
-        self.supervisor = Supervisor(limits or Limits(), self)
+        self.supervisor = Supervisor(models or {TOY: idle_timeout_s}, limits or Limits(), self)
 
     # Effects
 
-    def spawn(self) -> None:
+    def spawn(self, model: str) -> None:
         self.children += 1
-        self.spawns += 1
+        self.spawned.append(model)
         assert self.children == 1, "two workers"
         self.sent, self.killed, self.stopping = [], False, False
 
@@ -57,14 +65,14 @@ class World:
 
     # What clients do
 
-    def job(self, run: bool = True, keep_alive_s: float | None = None) -> Job:
-        job = Job(next(self.ids), None, self.now, self.now + self.timeout_s, keep_alive_s)
+    def job(self, run: bool = True, keep_alive_s: float | None = None, model: str = TOY) -> Job:
+        job = Job(next(self.ids), model, None, self.now, self.now + self.timeout_s, keep_alive_s)
         if run:
             job.run = Run(job.id, f"r{job.id}", "<CAPTION>")
         return job
 
-    def submit(self, run: bool = True, keep_alive_s: float | None = None) -> Job:
-        job = self.job(run, keep_alive_s)
+    def submit(self, run: bool = True, keep_alive_s: float | None = None, model: str = TOY) -> Job:
+        job = self.job(run, keep_alive_s, model)
         self.supervisor.submit(job, self.now)
         return job
 
@@ -86,10 +94,10 @@ class World:
         self.supervisor.on_frame(frame, self.now)
 
     def ready(self, slots: int = 2) -> None:
-        self.frame(Ready("toy", "cpu", "float32", slots))
+        self.frame(Ready(self.spawned[-1], "cpu", "float32", slots))
 
-    def progress(self, phase: str = "weights") -> None:
-        self.frame(Progress(phase))
+    def progress(self, phase: str = "weights", done: int = 0, total: int = 0) -> None:
+        self.frame(Progress(phase, done, total))
 
     def done(self, job: Job) -> None:
         self.frame(Done(job.id, "text", 8, 8, "stop", 3, 3, 0.1, 0.1, 0.1))
@@ -129,6 +137,10 @@ class World:
         return [frame.id for frame in self.sent if isinstance(frame, Cancel)]
 
     @property
+    def spawns(self) -> int:
+        return len(self.spawned)
+
+    @property
     def state(self) -> str:
         return self.supervisor.state
 
@@ -142,8 +154,8 @@ class World:
         return result.code if isinstance(result, VisionError) else None
 
 
-def ready_world(slots: int = 2, limits: Limits | None = None) -> World:
-    world = World(limits)
+def ready_world(slots: int = 2, limits: Limits | None = None, idle_timeout_s: float = 300.0) -> World:
+    world = World(limits, idle_timeout_s=idle_timeout_s)
     job = world.submit(run=False)
     world.ready(slots)
     assert job.id in world.answers

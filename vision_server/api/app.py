@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
 from ..errors import BadSetting, UnknownPrompt
-from ..jobs import open_queue
-from ..served import served, source
+from ..jobs import Hello, Model, open_queue
+from ..served import Served, served, source
 from ..settings import Settings
 from ..tasks import lookup
 from .bodies import max_body_bytes
 from .guard import guard
-from .keys import CHECKPOINT, QUEUE, SETTINGS
+from .keys import MODELS, QUEUE, SETTINGS
 from .middleware import errors_and_ids, stamp
 from .requests import max_pixels
 from .routes import add_routes
@@ -26,14 +27,14 @@ def create_app(settings: Settings, worker_command: Sequence[str] | None = None) 
     `worker_command` replaces the worker by another program that speaks its protocol. Run it with
     `handler_cancellation=True`, else a client that leaves keeps its place in the queue. Raises BadSetting.
     """
-    first = served(settings)[0]
+    models = served(settings)
     try:
-        lookup(settings.default_prompt, first.prompts)
+        lookup(settings.default_prompt, models[0].prompts)
     except UnknownPrompt as error:
         raise BadSetting(f"default_prompt {settings.default_prompt}: {error}") from None
     app = web.Application(middlewares=[errors_and_ids, guard], client_max_size=max_body_bytes(settings))
     app[SETTINGS] = settings
-    app[CHECKPOINT] = first.checkpoint
+    app[MODELS] = models
     app.on_response_prepare.append(stamp)
     app.cleanup_ctx.append(_queue(worker_command))
     add_routes(app)
@@ -45,32 +46,43 @@ def _queue(command: Sequence[str] | None) -> Callable[[web.Application], AsyncIt
 
     async def open_and_close(app: web.Application) -> AsyncIterator[None]:
         settings = app[SETTINGS]
-        first = served(settings)[0]
-        files = source(first.checkpoint, settings)
         async with opened(
-            directory=first.checkpoint.directory,
-            model=first.name,
-            device=first.device,
-            dtype=first.dtype,
-            adapter=first.adapter,
-            idle_timeout_s=first.idle_timeout_s,
-            repository=first.checkpoint.repository,
-            revision=first.checkpoint.revision,
-            token=settings.hf_token,
-            cache=settings.cache_dir,
-            offline=settings.offline,
-            endpoint=settings.hf_endpoint,
-            download_stall_timeout_s=files.stall_timeout_s if files else settings.download_stall_timeout_s,
+            [Model(_hello(model, settings), model.idle_timeout_s) for model in app[MODELS]],
             max_queue=settings.max_queue,
-            max_batch=settings.max_batch,
             request_timeout_s=settings.request_timeout_s,
             load_stall_timeout_s=settings.load_stall_timeout_s,
             step_stall_timeout_s=settings.step_stall_timeout_s,
             shutdown_grace_s=settings.shutdown_grace_s,
-            max_pixels=max_pixels(settings),
-            log_level=settings.log_level,
+            wait_for_download=settings.wait_for_download,
         ) as queue:
             app[QUEUE] = queue
             yield
 
     return open_and_close
+
+
+def _hello(model: Served, settings: Settings) -> Hello:
+    """What the worker of this model is told."""
+    checkpoint, files = model.checkpoint, source(model.checkpoint, settings)
+    return Hello(
+        directory=_absolute(checkpoint.directory),
+        model=model.name,
+        device=model.device,
+        dtype=model.dtype,
+        max_batch=None if settings.max_batch == "auto" else settings.max_batch,
+        max_pixels=max_pixels(settings),
+        log_level=settings.log_level,
+        repository=checkpoint.repository,
+        revision=checkpoint.revision,
+        token=settings.hf_token,
+        cache=_absolute(settings.cache_dir),
+        offline=settings.offline,
+        endpoint=settings.hf_endpoint,
+        stall_timeout_s=files.stall_timeout_s if files else settings.download_stall_timeout_s,
+        adapter=_absolute(model.adapter),
+    )
+
+
+def _absolute(path: Path | None) -> str | None:
+    """The worker's working directory is another one than ours."""
+    return None if path is None else str(path.absolute())

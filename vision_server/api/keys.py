@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
-from ..catalog import Checkpoint
 from ..jobs import Queue
+from ..served import Served
 from ..settings import Settings
 
 SETTINGS = web.AppKey("settings", Settings)
-CHECKPOINT = web.AppKey("checkpoint", Checkpoint)
+MODELS: web.AppKey[Sequence[Served]] = web.AppKey("models")  # the default first
 QUEUE = web.AppKey("queue", Queue)
 REQUEST_ID = web.RequestKey("request_id", str)

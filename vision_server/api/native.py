@@ -8,11 +8,12 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import BadRequest, CannotServe, LoadFailed
+from ..served import Served
 from ..tasks import TASKS, Task, answer, of_token, parse_fields
 from .bodies import read_fields
-from .keys import CHECKPOINT, QUEUE, REQUEST_ID, SETTINGS
+from .keys import MODELS, QUEUE, REQUEST_ID, SETTINGS
 from .replies import reply, server_timing
-from .requests import flag, keep_alive_s, prompts_of, to_request
+from .requests import flag, keep_alive_s, pick, to_request
 
 
 async def process_image(request: web.Request) -> web.Response:
@@ -24,7 +25,7 @@ async def process_image(request: web.Request) -> web.Response:
     queue.check_admission()
     fields = await read_fields(request)
     parse, raw = flag(fields, "parse"), flag(fields, "raw")
-    job = to_request(fields, request[REQUEST_ID], request.app[CHECKPOINT], request.app[SETTINGS])
+    job = to_request(fields, request[REQUEST_ID], request.app[MODELS], request.app[SETTINGS])
     outcome = await queue.submit(job)
     result: Any = answer(job.task, outcome.text, (outcome.width, outcome.height))
     if parse and of_token(job.task).fields:
@@ -36,11 +37,16 @@ async def process_image(request: web.Request) -> web.Response:
 
 async def prompts(request: web.Request) -> web.Response:
     """The prompts that are advised; with `?all=1` everything that is accepted, each row explained."""
-    names = prompts_of(request.app[CHECKPOINT], request.app[SETTINGS])
+    names = _picked(request).prompts
     if flag(request.query, "all"):
         tokens = dict.fromkeys((*names, *(task.token for task in TASKS)))
         return reply(request, [_explained(of_token(token)) for token in tokens], "".join(f"{t}\n" for t in tokens))
     return reply(request, names, "".join(f"{name}\n" for name in names))
+
+
+def _picked(request: web.Request) -> Served:
+    """What `?model=` names."""
+    return pick(request.query.get("model", ""), request.app[MODELS])
 
 
 def _explained(task: Task) -> dict[str, str]:
@@ -49,7 +55,8 @@ def _explained(task: Task) -> dict[str, str]:
 
 
 async def model(request: web.Request) -> web.Response:
-    return reply(request, request.app[CHECKPOINT].name)
+    """The default one's name."""
+    return reply(request, request.app[MODELS][0].name)
 
 
 async def status(request: web.Request) -> web.Response:
@@ -58,7 +65,7 @@ async def status(request: web.Request) -> web.Response:
 
 async def load(request: web.Request) -> web.Response:
     """Load ahead of time; answers when the model is there."""
-    await request.app[QUEUE].load(keep_alive_s(request.query.get("keep_alive")))
+    await request.app[QUEUE].load(_picked(request).name, keep_alive_s(request.query.get("keep_alive")))
     return await status(request)
 
 

@@ -5,40 +5,36 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import images
-from ..catalog import Checkpoint
 from ..errors import BadInput, BadOption, BadRequest, ModelNotFound
 from ..jobs import Options, Request
+from ..served import Served
 from ..settings import Settings
-from ..tasks import STOCK, check_input, lookup
+from ..tasks import check_input, lookup
 
 _NEVER_S = -1.0
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(-?)((?:\d+(?:\.\d+)?(?:ns|us|ms|s|m|h))+)")
 
 
-def prompts_of(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
-    """The prompts that are advised: the checkpoint's own (the stock ones if none are known), then the settings'."""
-    return tuple(dict.fromkeys((*(checkpoint.prompts or STOCK), *settings.prompts)))
-
-
 def max_pixels(settings: Settings) -> int:
     return int(settings.max_pixels_m * 1_000_000)
 
 
-def to_request(fields: Mapping[str, Any], request_id: str, checkpoint: Checkpoint, settings: Settings) -> Request:
+def to_request(fields: Mapping[str, Any], request_id: str, models: Sequence[Served], settings: Settings) -> Request:
     """Raises BadRequest, UnknownPrompt, BadInput, BadOption, PromptTooLong, ModelNotFound, and as `images.check`."""
-    check_model(_text(fields, "model"), checkpoint)
-    task = lookup(_text(fields, "prompt") or settings.default_prompt, prompts_of(checkpoint, settings))
+    model = pick(_text(fields, "model"), models)
+    task = lookup(_text(fields, "prompt") or settings.default_prompt, model.prompts)
     text, region = _text(fields, "text_input"), _region(fields.get("region"))
     check_input(task, text, region)
     image = fields["image"]
     images.check(image, max_pixels(settings))
     return Request(
         request_id=request_id,
+        model=model.name,
         image=image,
         task=task.token,
         text=text,
@@ -48,10 +44,20 @@ def to_request(fields: Mapping[str, Any], request_id: str, checkpoint: Checkpoin
     )
 
 
-def check_model(name: str, checkpoint: Checkpoint) -> None:
-    """An absent name, the checkpoint's, or that with `:latest`; in any letter case."""
-    if name and name.lower().removesuffix(":latest") != checkpoint.name.lower():
-        raise ModelNotFound(f"This server has the model {checkpoint.name} and no other: name it, or leave it out.")
+def pick(name: str, models: Sequence[Served]) -> Served:
+    """The one that `name` means: its own name or else its repository's, with or without `:latest`, in any letter case.
+
+    Without a name the first. Raises ModelNotFound, which lists what there is.
+    """
+    wanted = name.lower().removesuffix(":latest")
+    on_hub = [(model.checkpoint.repository, model) for model in reversed(models)]
+    by_repository = {repository.lower(): model for repository, model in on_hub if repository}
+    by_name = {model.name.lower(): model for model in models}
+    model = (by_repository | by_name).get(wanted) if name else models[0]
+    if model is None:
+        names = ", ".join(model.name for model in models)
+        raise ModelNotFound(f"This server has no such model: leave it out, or name one of these: {names}.")
+    return model
 
 
 def options_of(fields: Mapping[str, Any]) -> Options:

@@ -12,24 +12,25 @@ from enum import Enum
 from typing import Protocol
 
 from ..errors import VisionError
-from .line import Job
+from .lane import Job
 from .process import Exit
 from .protocol import Done, Frame, Progress, Ready, Stop
 from .setbacks import STALL
+from .transfer import PHASE as DOWNLOAD
+from .transfer import Transfer
 
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 5.0  # the worker ends on Stop as soon as its reader thread runs, so this is plenty
-HANG, GARBAGE, LOAD_FAILED, SHUTDOWN = "hang", "garbage", "load_failed", "shutdown"
-_ASKED_FOR = ("idle", "unload", SHUTDOWN, LOAD_FAILED)  # reasons for an end that is not a death
-_DOWNLOAD = "download"  # the load phase that does not count against anybody's deadline
+HANG, GARBAGE, LOAD_FAILED, SHUTDOWN, SWAP = "hang", "garbage", "load_failed", "shutdown", "swap"
+_ASKED_FOR = ("idle", "unload", SHUTDOWN, LOAD_FAILED, SWAP)  # reasons for an end that is not a death
 _NEVER = float("inf")
 
 
 class Effects(Protocol):
     """What a supervisor can have done. None of these calls back into it."""
 
-    def spawn(self) -> None: ...
+    def spawn(self, model: str) -> None: ...
 
     def send(self, frame: Frame) -> None: ...
 
@@ -42,12 +43,12 @@ class Effects(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """Times in seconds. A negative idle timeout means never, 0 as soon as nothing is left to do."""
+    """Times in seconds. Without `wait_for_download`, requests are refused while their model is being downloaded."""
 
-    idle_timeout_s: float = 300.0
     load_stall_timeout_s: float = 120.0
     step_stall_timeout_s: float = 120.0
     shutdown_grace_s: float = 30.0
+    wait_for_download: bool = True
 
 
 class Phase(Enum):
@@ -67,12 +68,14 @@ class Death:
 
 
 class Life:
-    """`ready` is what the present worker said when it was; `progress` the last it reported."""
+    """`model` is the present worker's, None without one; `ready` is what it said when it was; `progress` its last."""
 
     def __init__(self, limits: Limits, effects: Effects) -> None:
         self.phase = Phase.GONE
+        self.model: str | None = None
         self.ready: Ready | None = None
         self.progress: Progress | None = None
+        self.transfer: Transfer | None = None  # the download that goes on now
         self.loads = self.unloads = self.restarts = 0
         self.last_load_s: float | None = None
         self.started_s = self.advance_s = 0.0
@@ -90,25 +93,24 @@ class Life:
     def can_be_stopped(self) -> bool:
         return self.phase in (Phase.STARTING, Phase.READY)
 
-    @property
-    def downloading(self) -> bool:
-        return self.phase is Phase.STARTING and self.progress is not None and self.progress.phase == _DOWNLOAD
-
-    def spawn(self, now: float) -> None:
+    def spawn(self, model: str, now: float) -> None:
         assert self.phase is Phase.GONE
+        self.model = model
         self.phase, self._because, self._suspended, self._kill_at_s = Phase.STARTING, "", False, _NEVER
         self.started_s = self.advance_s = now
-        self._effects.spawn()
+        self._effects.spawn(model)
 
     def stop(self, now: float, because: str) -> None:
         """Ask the worker to end; `due_s` says when to lose patience."""
         log.info("the worker is released: %s", because)
         self.phase, self._because, self._kill_at_s = Phase.ENDING, because, now + STOP_GRACE_S
+        self.transfer = None
         self._effects.send(Stop())
 
     def kill(self, because: str) -> None:
         log.warning("the worker is killed: %s", because)
         self.phase, self._because, self._kill_at_s = Phase.ENDING, because, _NEVER
+        self.transfer = None
         self._effects.kill()
 
     def due_s(self, *, busy: bool) -> float:
@@ -127,6 +129,15 @@ class Life:
             self._suspended = self._effects.is_stopped()
             self.kill(HANG if self.phase is Phase.READY else STALL)
 
+    def take_progress(self, progress: Progress, now: float) -> None:
+        self.progress = progress
+        if self.phase is not Phase.STARTING or progress.phase != DOWNLOAD:
+            self.transfer = None
+        elif self.transfer is None:
+            self.transfer = Transfer(progress, now)
+        else:
+            self.transfer.advance(progress)
+
     def take_ready(self, ready: Ready, now: float) -> bool:
         """The worker is ready, or has changed its slots. True when it has just been loaded."""
         if self.phase is Phase.ENDING:
@@ -134,7 +145,7 @@ class Life:
         loaded = self.phase is Phase.STARTING
         self.phase, self.ready = Phase.READY, ready
         if loaded:
-            self.progress = None
+            self.progress = self.transfer = None
             self.loads += 1
             self.last_load_s = now - self.started_s
             log.info("model %s is ready on %s after %.1f s", ready.model, ready.device, self.last_load_s)
@@ -143,7 +154,7 @@ class Life:
     def end(self, end: Exit) -> Death | None:
         """The process is gone. A Death unless it was asked to go."""
         was_ready, because = self.ready is not None, self._because
-        self.phase, self.ready, self.progress = Phase.GONE, None, None
+        self._clear()
         if because in _ASKED_FOR:
             self.unloads += was_ready
             return None
@@ -151,4 +162,8 @@ class Life:
         return Death(because or str(end), was_ready, end.from_outside or self._suspended)
 
     def spawn_failed(self) -> None:
-        self.phase = Phase.GONE
+        self._clear()
+
+    def _clear(self) -> None:
+        self.phase, self.model = Phase.GONE, None
+        self.ready = self.progress = self.transfer = None

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 
 from ..errors import VisionError
 from ..log import relay
 from . import memory
+from .lane import Job
 from .life import Limits
-from .line import Job
 from .process import Child, Exit, spawn
 from .protocol import Done, Frame, Hello, ProtocolError
 from .supervisor import Supervisor
@@ -28,12 +28,21 @@ WORKER = (sys.executable, "-m", "vision_server.worker.child")
 
 
 class Runner:
-    """One supervisor with a real clock and real processes. Make it inside the event loop it is to live in."""
+    """One supervisor with a real clock and real processes. Make it inside the event loop it is to live in.
 
-    def __init__(self, hello: Hello, limits: Limits, command: Sequence[str] = WORKER) -> None:
-        self.supervisor = Supervisor(limits, self)
+    `hellos` has what the worker of each model is told, `idle_timeouts_s` how long it may be idle; the default first.
+    """
+
+    def __init__(
+        self,
+        hellos: Mapping[str, Hello],
+        idle_timeouts_s: Mapping[str, float],
+        limits: Limits,
+        command: Sequence[str] = WORKER,
+    ) -> None:
+        self.supervisor = Supervisor(idle_timeouts_s, limits, self)
         self.child: Child | None = None
-        self._hello = hello
+        self.hellos = hellos
         self._command = command
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -100,9 +109,9 @@ class Runner:
 
     # What the supervisor has done (its Effects).
 
-    def spawn(self) -> None:
+    def spawn(self, model: str) -> None:
         self._kill_at_start = False
-        self._unsent = [self._hello]
+        self._unsent = [self.hellos[model]]
         self._background(self._loop.create_task(self._spawn()))
 
     def send(self, frame: Frame) -> None:

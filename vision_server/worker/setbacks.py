@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import LoadFailed
+from ..errors import LoadFailed, VisionError
 from .line import MAX_BACKOFF_S, MAX_TRIES_OUTSIDE
 
 MAX_LOAD_DEATHS = 3
@@ -11,13 +11,14 @@ _FIRST_BACKOFF_S = 0.25
 
 
 class Setbacks:
-    """Deaths and failed loads since the last answer of any worker.
+    """One model's: deaths and failed loads since its worker last answered.
 
     The first replacement comes at once: most deaths are a single event, and somebody waits. Then 0.25 s, 0.5 s, ... so
     that a machine in trouble is not kept busy with starting processes.
     """
 
     def __init__(self) -> None:
+        self.failure: VisionError | None = None  # why the last load failed
         self.not_before_s = float("-inf")
         self._in_a_row = 0
         self._load_deaths = 0
@@ -34,6 +35,7 @@ class Setbacks:
         self.not_before_s = float("-inf")
 
     def note_load(self) -> None:
+        self.failure = None
         self._load_deaths = self._load_deaths_outside = 0
 
     def note_load_death(self, cause: str, *, from_outside: bool) -> LoadFailed | None:

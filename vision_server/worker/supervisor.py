@@ -7,24 +7,30 @@ tests with a fake one. `next_wakeup_s` says when `tick` has something to do: tim
     state      a process?  how it is left
     unloaded   no          ensure_ready -> loading
     loading    soon, yes   Ready -> ready; Failed, stalled, or died too often -> failed
-    ready      yes         idle, unload or shutdown -> unloading; died or hung -> loading, or unloaded if nobody waits
+    ready      yes         idle, swap, unload, shutdown -> unloading; died, hung -> loading, unloaded if nobody waits
     unloading  yes         its end -> unloaded or failed, and from there -> loading if somebody waits
     failed     no          ensure_ready -> loading, after a back-off
 
-Only `ensure_ready` starts anything, and only when no process is left: there are never two workers. `line` knows who
-goes next and who is to blame, `life` what the process is at, `setbacks` how long to wait for the next one.
+Only `ensure_ready` starts anything, and only when no process is left: there are never two workers. One worker has one
+model; for another it ends, at a moment when it holds no request. `line` knows who goes next and who is to blame, `life`
+what the process is at, `setbacks`, one for each model, how long to wait before it is started again.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from math import ceil
 
 from ..errors import Busy, CannotServe, DeadlinePassed, LoadFailed, VisionError, WorkerCrash, from_code
-from .life import GARBAGE, LOAD_FAILED, SHUTDOWN, Death, Effects, Life, Limits, Phase
-from .line import MAX_BACKOFF_S, Job, Line
+from .idle import IdleClock
+from .lane import Job
+from .life import GARBAGE, LOAD_FAILED, SHUTDOWN, SWAP, Death, Effects, Life, Limits, Phase
+from .line import MAX_BACKOFF_S, Line
 from .process import Exit
 from .protocol import LOAD, Cancel, Done, Failed, Frame, Progress, Ready
 from .setbacks import Setbacks
+from .transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +40,30 @@ _NEVER = float("inf")
 
 
 class Supervisor:
-    """See the table above. Everything public but the event methods is for reading."""
+    """See the table above. Everything public but the event methods is for reading.
 
-    def __init__(self, limits: Limits, effects: Effects) -> None:
-        self.line = Line()
+    `idle_timeouts_s` has every model that may be asked for, the default first, and how long its worker may be idle.
+    """
+
+    def __init__(self, idle_timeouts_s: Mapping[str, float], limits: Limits, effects: Effects) -> None:
+        self.line = Line(idle_timeouts_s)
         self.life = Life(limits, effects)
-        self.failure: VisionError | None = None
-        self.idle_at_s: float | None = None
+        self.setbacks = {model: Setbacks() for model in idle_timeouts_s}
+        self.idle = IdleClock(idle_timeouts_s)
         self.draining = False
+        self._default = next(iter(idle_timeouts_s))
         self._limits = limits
         self._effects = effects
-        self._setbacks = Setbacks()
         self._leaving: list[Job] = []  # who waits for the worker's end
         self._last_id_before_end = -1  # while somebody waits for it: jobs after this one wait for the next worker
-        self._keep_alive_s = limits.idle_timeout_s
-        self._start_at_s: float | None = None  # in back-off
+        self._load_for_later = False  # somebody was told to come back when the download is done
         self._give_up_at_s = _NEVER
+
+    @property
+    def model(self) -> str:
+        """The worker's model; without a worker the one that is held back the shortest, or else the default."""
+        held_back = self.line.next_start()
+        return self.life.model or (held_back[1] if held_back else self._default)
 
     @property
     def state(self) -> str:
@@ -57,32 +71,34 @@ class Supervisor:
             return "unloading"
         if self.life.phase is Phase.READY:
             return "ready"
-        if self.life.phase is Phase.STARTING or self._start_at_s is not None:
+        if self.life.phase is Phase.STARTING or self.line.alive:
             return "loading"
         return "unloaded" if self.failure is None else "failed"
 
     @property
+    def failure(self) -> VisionError | None:
+        """Why the last load of `model` failed; None when it did not."""
+        return self.setbacks[self.model].failure
+
+    @property
     def load_phase(self) -> str | None:
         """What the loading is at, in the worker's words; None when nothing is being loaded."""
-        if self._start_at_s is not None:
-            return "back-off"
-        if self.life.phase is not Phase.STARTING:
+        if self.state != "loading":
             return None
+        if self.life.phase is Phase.GONE:
+            return "back-off"
         return self.life.progress.phase if self.life.progress else "starting"
 
     @property
-    def has_room(self) -> bool:
-        """Whether a request that came now would go to the worker at once."""
-        return not self.line.depth and not self._leaving and len(self.line.held) < self.life.slots
+    def _last_id(self) -> int | None:
+        return self._last_id_before_end if self._leaving else None
 
     # What clients ask for.
 
     def submit(self, job: Job, now: float) -> None:
         """Take a job on: a request, or without a Run the wish for a loaded model."""
-        if self._start_at_s is not None:
-            job.backoff_s = max(0.0, self._start_at_s - now)  # it shares what is left of it
         self.line.add(job)
-        self.idle_at_s = None
+        self.idle.stop()
         self._go_on(now)
 
     def withdraw(self, job: Job, now: float) -> None:
@@ -119,19 +135,18 @@ class Supervisor:
     # What the worker does.
 
     def on_frame(self, frame: Frame, now: float) -> None:
-        if self.life.downloading:
+        if self.life.transfer is not None:
             self.line.postpone(self.life.advance_s, now)
         self.life.advance_s = now
         if isinstance(frame, Progress):
-            self.life.progress = frame
+            self.life.take_progress(frame, now)
         elif isinstance(frame, Ready) and frame.slots > 0:
             if self.life.take_ready(frame, now):
-                self.failure = None
-                self._setbacks.note_load()
+                self._present.note_load()
         elif isinstance(frame, Failed) and frame.id == LOAD and self.life.phase is not Phase.READY:
             self._on_load_failed(frame, now)
         elif isinstance(frame, Done | Failed) and (job := self.line.released(frame.id)):
-            self._setbacks.note_answer()
+            self._present.note_answer()
             if not job.answered:
                 self._answer(job, frame if isinstance(frame, Done) else from_code(frame.code, frame.message))
         else:
@@ -147,84 +162,101 @@ class Supervisor:
 
     def on_end(self, end: Exit, now: float) -> None:
         """The process is gone and everything it wrote has been seen."""
-        death = self.life.end(end)
+        model, death = self._present_model, self.life.end(end)
         if death is None:
             self.line.held.clear()
         else:
-            self._on_death(death, now)
+            self._on_death(model, death, now)
         self._go_on(now)
 
     def on_spawn_failed(self, now: float) -> None:
         """The operating system would not start the process."""
+        model = self._present_model
         self.life.spawn_failed()
-        self._setbacks.note_failure(now)
-        self._fail_load(LoadFailed("The worker process could not be started; the server's log says why."))
+        self.setbacks[model].note_failure(now)
+        self._fail_load(model, LoadFailed("The worker process could not be started; the server's log says why."))
         self._go_on(now)
 
     # What time does.
 
     def tick(self, now: float) -> None:
         """Do what is due. Harmless at any time."""
-        if not self.life.downloading:
+        if self.life.transfer is None:
             for job in self.line.expired(now):
                 log.warning("request %s: its time is over", job.run.request_id if job.run else "(load)")
                 self._answer(job, DeadlinePassed("The request took longer than the server allows. Try again later."))
                 self._cancel(job)
         if now >= self._give_up_at_s:
             self._give_up(now)
-        if self._start_at_s is not None and now >= self._start_at_s:
-            self._start_at_s = None
-            if self.line.alive:
-                self.life.spawn(now)
         if now >= self.life.due_s(busy=bool(self.line.held)):
             self.life.lose_patience()
-        elif self.idle_at_s is not None and now >= self.idle_at_s:
+        elif self.idle.at_s is not None and now >= self.idle.at_s:
             self.life.stop(now, "idle")
         self._go_on(now)
 
     @property
     def next_wakeup_s(self) -> float | None:
         """When `tick` is to be called next; None when only an event can change anything."""
-        times = [self._start_at_s, self.life.due_s(busy=bool(self.line.held)), self.idle_at_s, self._give_up_at_s]
-        if not self.life.downloading:
+        held_back = self.line.next_start()
+        times = [self.life.due_s(busy=bool(self.line.held)), self.idle.at_s, self._give_up_at_s]
+        times.append(held_back[0] if held_back else None)
+        if self.life.transfer is None:
             times.append(self.line.next_deadline_s())
         return min((t for t in times if t is not None and t != _NEVER), default=None)
 
     # How it is done.
 
+    @property
+    def _present_model(self) -> str:
+        assert self.life.model is not None, "there is no worker"
+        return self.life.model
+
+    @property
+    def _present(self) -> Setbacks:
+        return self.setbacks[self._present_model]
+
     def ensure_ready(self, now: float) -> None:
-        """Start a worker unless there is one, soon, or not yet gone. The only way to one."""
-        if self.life.phase is not Phase.GONE or self._start_at_s is not None:
-            return
-        delay_s = self.line.charge_backoff(max(0.0, self._setbacks.not_before_s - now))
-        if delay_s > 0:
-            self._start_at_s = now + delay_s
-        else:
-            self.life.spawn(now)
+        """Start a worker for the model whose turn it is, unless there is one still or all who wait are held back.
+
+        The only way to a worker.
+        """
+        model = self.line.turn(self._last_id) if self.life.phase is Phase.GONE else None
+        if model is not None:
+            self.idle.begin()
+            self._load_for_later = False
+            self.life.spawn(model, now)
 
     def _go_on(self, now: float) -> None:
         """After every event: feed the worker, start or end it, set the idle clock."""
+        self.line.hold_back(now, self.life.model, lambda model: self.setbacks[model].not_before_s)
         if self.life.phase is Phase.READY:
             self._feed(now)
+        if self.life.transfer is not None and not self._limits.wait_for_download:
+            self._turn_away(self.life.transfer, now)
         if self._leaving and not self.line.busy_until(self._last_id_before_end):
             self._leave(now)
+        elif self._worker_is_of_no_use() and self.line.rivals(self._present_model, self._last_id):
+            self.life.stop(now, SWAP)
         if self.line.alive:
             self.ensure_ready(now)
+        if self.life.phase is not Phase.READY or self.line.alive or self.line.held:
+            self.idle.stop()
         else:
-            self._start_at_s = None
-        idle = self.life.phase is Phase.READY and not self.line.alive and not self.line.held
-        if not idle or self._keep_alive_s < 0:
-            self.idle_at_s = None
-        elif self.idle_at_s is None:
-            self.idle_at_s = now + self._keep_alive_s
+            self.idle.run(self._present_model, now)
+
+    def _worker_is_of_no_use(self) -> bool:
+        """Whether nobody who may go now needs it; asked after it was fed."""
+        if self.life.phase is Phase.STARTING:
+            return self.line.lanes[self._present_model].first_id is None and not self._load_for_later
+        return self.life.phase is Phase.READY and not self.line.held
 
     def _feed(self, now: float) -> None:
         if not self.line.held:
             self.life.advance_s = now
-        last_id = self._last_id_before_end if self._leaving else None
-        for loader in [job for job in self.line.loaders.values() if last_id is None or job.id <= last_id]:
+        model, last_id = self._present_model, self._last_id
+        for loader in [job for job in self.line.lanes[model].loaders.values() if last_id is None or job.id <= last_id]:
             self._answer(loader, None)
-        while job := self.line.next(self.life.slots, last_id):
+        while job := self.line.next(model, self.life.slots, last_id):
             assert job.run is not None
             job.sent_s = now
             loaded_s = self.life.started_s + (self.life.last_load_s or 0.0)
@@ -242,7 +274,7 @@ class Supervisor:
 
     def _answer(self, job: Job, result: Done | VisionError | None) -> None:
         self.line.answered(job)
-        self._keep_alive_s = self._limits.idle_timeout_s if job.keep_alive_s is None else job.keep_alive_s
+        self.idle.note_answer(job, self.life.model)
         self._effects.answer(job, result)
 
     def _cancel(self, job: Job) -> None:
@@ -250,40 +282,50 @@ class Supervisor:
         if job.id in self.line.held and self.life.phase is Phase.READY:
             self._effects.send(Cancel(job.id))
 
+    def _turn_away(self, transfer: Transfer, now: float) -> None:
+        """Nobody is to wait for a download. It goes on all the same, for those who come back; a loader does wait."""
+        left_s = transfer.left_s(now)
+        words = f"The model {self._present_model} is being downloaded: {transfer}. Try again in {ceil(left_s)} s."
+        for job in self.line.wanting(self._present_model):
+            if job.run is not None:
+                self._load_for_later = True
+                self._answer(job, CannotServe(words, retry_after_s=left_s))
+
     def _give_up(self, now: float) -> None:
         """The grace of a shutdown is over."""
         self._give_up_at_s = _NEVER
-        self._answer_all(CannotServe("The server is shutting down."))
+        self._answer_all(list(self.line.alive.values()), CannotServe("The server is shutting down."))
         if self.life.can_be_stopped:
             self.life.stop(now, SHUTDOWN)
 
     def _on_load_failed(self, frame: Failed, now: float) -> None:
         if self.life.phase is Phase.STARTING:
             error = from_code(frame.code, frame.message)
-            self._setbacks.note_failure(now)
-            self._fail_load(error if isinstance(error, CannotServe) else LoadFailed(frame.message))
+            self._present.note_failure(now)
+            self._fail_load(self._present_model, error if isinstance(error, CannotServe) else LoadFailed(frame.message))
             self.life.stop(now, LOAD_FAILED)
 
-    def _on_death(self, death: Death, now: float) -> None:
-        self._setbacks.note_failure(now)
+    def _on_death(self, model: str, death: Death, now: float) -> None:
+        setbacks = self.setbacks[model]
+        setbacks.note_failure(now)
         held = ", ".join(job.run.request_id for job in self.line.held.values() if job.run)
         doing = f"holding {held or 'nothing'}" if death.was_ready else "while loading"
-        log.error("the worker died (%s) %s", death.cause, doing)
-        for job in self.line.bury(from_outside=death.from_outside):
+        log.error("the worker of %s died (%s) %s", model, death.cause, doing)
+        for job in self.line.bury(model, from_outside=death.from_outside):
             if job.deaths_alone:
-                self._setbacks.note_answer()  # explained: nobody else has to wait for it
+                setbacks.note_answer()  # explained: nobody else has to wait for it
             self._answer(job, WorkerCrash(_CRASH if job.deaths_alone else _KILLED))
         if not death.was_ready:
-            error = self._setbacks.note_load_death(death.cause, from_outside=death.from_outside)
+            error = setbacks.note_load_death(death.cause, from_outside=death.from_outside)
             if error is not None:
-                self._fail_load(error)
+                self._fail_load(model, error)
 
-    def _fail_load(self, error: VisionError) -> None:
-        log.error("the model could not be loaded: %s", error)
+    def _fail_load(self, model: str, error: VisionError) -> None:
+        log.error("model %s could not be loaded: %s", model, error)
         error.retry_after_s = MAX_BACKOFF_S
-        self.failure = error
-        self._answer_all(error)
+        self.setbacks[model].failure = error
+        self._answer_all(self.line.wanting(model), error)
 
-    def _answer_all(self, error: VisionError) -> None:
-        for job in list(self.line.alive.values()):
+    def _answer_all(self, jobs: list[Job], error: VisionError) -> None:
+        for job in jobs:
             self._answer(job, error)
