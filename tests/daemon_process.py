@@ -16,20 +16,23 @@ ENVIRONMENT = settings.environment_without_settings()
 
 
 class Daemon:
-    """A running daemon. `url` is from its first line."""
+    """A running daemon. `first_line` is the first that names its address, `url`; debugging lines may come before it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
         self.process = process
-        self.first_line = process.stderr.readline()
-        found = re.search(r"http://\S+:\d+", self.first_line)
-        assert found, self.first_line + process.stderr.read()
-        self.url = found[0]
+        self.before = ""
+        for self.first_line in process.stderr:
+            if found := re.search(r"listens on (http://\S+:\d+)", self.first_line):
+                self.url = found[1]
+                return
+            self.before += self.first_line
+        raise AssertionError(f"the daemon did not start: {self.before}")
 
     def call(self, path: str, body: bytes | None = None) -> tuple[int, Any]:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "x/y"} if body is not None else {})
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=120) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:

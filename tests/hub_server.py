@@ -30,6 +30,7 @@ class Seen:
     path: str
     range: str | None
     token: str | None
+    agent: str
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Misbehaviour:
 
     cut_at: list[int] = field(default_factory=list)  # one GET each
     stall_at: int | None = None
+    hold_at: int | None = None  # until go_on is set
+    go_on: threading.Event = field(default_factory=threading.Event)
     gap_s: float = 0.0  # between pieces
     pieces: int = 0  # how many, 0 as many as it takes
     corrupt: bool = False
@@ -129,8 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        hub = self.hub
-        hub.seen.append(Seen(self.command, path, self.headers["Range"], self.headers["Authorization"]))
+        hub, agent = self.hub, self.headers["User-Agent"] or ""
+        hub.seen.append(Seen(self.command, path, self.headers["Range"], self.headers["Authorization"], agent))
         for text, (status, headers) in hub.refuse.items():
             if text in path:
                 return self._reply(status, b"{}", headers)
@@ -182,7 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
             if how.stall_at is not None and at >= how.stall_at:
                 self.hub.closing.wait(_HOLD_S)
                 break
-            to = min(at + piece_bytes, end, how.stall_at if how.stall_at is not None else end)
+            if how.hold_at is not None and at == how.hold_at:
+                how.go_on.wait(_HOLD_S)
+            to = min(offset for offset in (at + piece_bytes, end, how.stall_at, how.hold_at) if offset and offset > at)
             try:
                 self.wfile.write(content[at:to])
             except OSError:  # the client had enough

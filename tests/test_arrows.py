@@ -49,7 +49,7 @@ ROOMS: dict[str, str] = {
     "worker.stepper": "errors tasks worker.decode worker.protocol",
     "worker.child": "errors log hub tasks engine worker.protocol worker.stepper",
     "jobs": "errors worker.lane worker.life worker.protocol worker.runner",
-    "api": "errors settings catalog served images tasks jobs",
+    "api": "errors settings served images tasks jobs",
     "daemon": "settings api",
     "doctor": "errors settings hub catalog served",
     "client.sketch": "tasks worker.decode",

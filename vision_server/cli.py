@@ -20,10 +20,12 @@ COMMANDS = {
     "serve": "Run the daemon (this is what happens when no command is given).",
     "demo": "Start a daemon of its own, ask it about the bundled pictures, draw the answers, give it back.",
     "caption": "Ask a running server about pictures, or (-i) be asked for picture and prompt in turn.",
-    "pull": "Fetch a checkpoint from the hub by its name, owner/name, and print the folder to give to --model.",
+    "models": "List the checkpoints that have a name, and what of them is on disk.",
+    "pull": "Fetch a checkpoint from the hub ahead of time, or what has changed of it, and print its folder.",
     "doctor": "Print versions, device, memory, configuration and what is wrong.",
 }
 _DEMO_FLAGS = ("model", "device", "dtype")
+_HUB_FLAGS = ("cache_dir", "offline", "hf_endpoint", "download_stall_timeout_s")
 _TAKE_WORDS = ("caption", "pull")  # not flags only
 
 
@@ -51,10 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and not words[0].startswith("-") and command not in _TAKE_WORDS:
         return _complain(f"there is no command {words[0]}; the commands are {', '.join(COMMANDS)}.", 2)
     flags = vars(_parser(command).parse_strictly(words))
-    if command == "pull":
-        from . import pull
-
-        return pull.main(**flags)
     config: Path | None = flags.pop("config", None)
     try:
         return _run(command, flags, config)
@@ -83,15 +81,21 @@ def _parser(command: str) -> _Parser:
         from .client import caption
 
         caption.add_flags(parser)
-    elif command == "pull":
-        parser.add_argument("repository", help="its name on the hub", metavar="owner/name")
-        parser.add_argument("--revision", default="main", help="a branch, a tag or a commit (default: main)")
     else:
-        parser.add_argument(
-            "--config", type=Path, help="YAML file to read in place of the one in your home.", metavar="FILE"
-        )
-        settings.add_flags(parser)
+        _add_settings(parser, command)
     return parser
+
+
+def _add_settings(parser: _Parser, command: str) -> None:
+    parser.add_argument(
+        "--config", type=Path, help="YAML file to read in place of the one in your home.", metavar="FILE"
+    )
+    if command == "pull":
+        parser.add_argument("name", help="a name that `models` lists, or owner/name on the hub", metavar="NAME")
+        parser.add_argument("--revision", help="a branch, a tag or a commit (default: as in the settings)")
+    if command == "models":
+        parser.add_argument("--json", action="store_true", help="as JSON, with everything that is known")
+    settings.add_flags(parser, _HUB_FLAGS if command in ("models", "pull") else settings.TABLE)
 
 
 def _run(command: str, flags: dict[str, Any], config: Path | None) -> int:
@@ -105,6 +109,14 @@ def _run(command: str, flags: dict[str, Any], config: Path | None) -> int:
         from .client import caption
 
         return caption.main(**flags)
+    if command == "models":
+        from . import listing
+
+        return listing.main(flags.pop("json"), flags, config)
+    if command == "pull":
+        from . import pull
+
+        return pull.main(flags.pop("name"), flags.pop("revision"), flags, config)
     if command == "doctor":
         from . import doctor
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import psutil
 
-from . import __version__, settings
-from .errors import BadSetting
-from .served import served
+from . import __version__, hub, settings
+from .catalog import Checkpoint
+from .errors import BadSetting, VisionError
+from .served import served, source
 from .settings import Loaded, Settings
 
 _PACKAGES = ("torch", "aiohttp", "pillow", "tokenizers", "safetensors", "numpy", "huggingface-hub")
@@ -49,8 +50,8 @@ def main(flags: Mapping[str, Any], config: Path | None) -> int:
         report.fault("settings", str(error))
     else:
         _settings(report, loaded)
-        report.section("checkpoint and port")
-        _checkpoint(report, loaded.settings)
+        report.section("checkpoints and port")
+        checkpoints(report, loaded.settings)
         _port(report, loaded.settings)
     report.finish()
     return 1 if report.faults else 0
@@ -96,11 +97,6 @@ def _machine(report: Report) -> None:
     memory = psutil.virtual_memory()
     report.line("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
     report.line("cores", psutil.cpu_count() or "unknown")
-    from huggingface_hub.constants import HF_HUB_CACHE  # the variables that move it are the library's own
-
-    cache = Path(HF_HUB_CACHE)
-    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    report.line("checkpoint cache", f"{cache} ({shutil.disk_usage(nearest).free / 2**30:.1f} GiB free)")
     try:
         found = _ask_torch()
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -132,21 +128,50 @@ def _settings(report: Report, loaded: Loaded) -> None:
         report.line(name, f"{value}" if origin == "default" else f"{value}    <- {origin}")
 
 
-def _checkpoint(report: Report, chosen: Settings) -> None:
+def checkpoints(report: Report, chosen: Settings) -> None:
+    """The cache, and of each checkpoint that is served whether it is on disk or can get there."""
+    cache = hub.cache_folder(chosen.cache_dir)
+    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free_bytes = shutil.disk_usage(nearest).free
+    report.line("checkpoint cache", f"{cache} ({free_bytes / 2**30:.1f} GiB free)")
     try:
-        checkpoint = served(chosen)[0].checkpoint
+        every = served(chosen)
     except BadSetting as error:
         report.fault("model", str(error))
         return
-    if checkpoint.directory is None:
-        report.line("model", f"{checkpoint.name}, {checkpoint.repository} on the hub")
-        return
-    weights = [*checkpoint.directory.glob("*.safetensors"), *checkpoint.directory.glob("*.bin")]
+    for one in every:
+        checkpoint = one.checkpoint
+        if (wanted := source(checkpoint, chosen)) is not None:
+            _downloaded(report, checkpoint, wanted, free_bytes)
+        elif checkpoint.directory is not None:
+            _in_folder(report, checkpoint.name, checkpoint.directory)
+
+
+def _in_folder(report: Report, name: str, folder: Path) -> None:
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     if not weights:
-        report.fault("model", f"model {chosen.model}: {checkpoint.directory} holds no weights.")
+        report.fault("model", f"model {name}: {folder} holds no weights.")
         return
     size = sum(file.stat().st_size for file in weights)
-    report.line("model", f"{checkpoint.name} in {checkpoint.directory}, {size / 2**20:.0f} MiB")
+    report.line("model", f"{name} in {folder}, {size / 1e6:,.1f} MB")
+
+
+def _downloaded(report: Report, checkpoint: Checkpoint, wanted: hub.Source, free_bytes: int) -> None:
+    try:
+        found = hub.presence(wanted)
+    except VisionError as error:
+        report.fault("model", f"model {checkpoint.name}: {error}")
+        return
+    what = f"model {checkpoint.name}: {wanted.repository} at {wanted.revision}"
+    if found.state == "complete":
+        report.line("model", f"{checkpoint.name} in {found.folder}, {found.size_bytes / 1e6:,.1f} MB")
+    elif hub.is_offline(wanted):
+        report.fault("model", f"{what} is {found.state} on this disk, and offline mode keeps it from being fetched.")
+    elif (lacking := (checkpoint.size_bytes or 0) - found.size_bytes) > free_bytes:
+        report.fault("model", f"{what} needs {lacking / 1e9:.1f} GB more, and {free_bytes / 1e9:.1f} GB are free.")
+    else:
+        size = f", {checkpoint.size_bytes / 1e9:.1f} GB" if checkpoint.size_bytes else ""
+        report.line("model", f"{checkpoint.name} is {found.state} on this disk: its first request fetches it{size}")
 
 
 def _port(report: Report, chosen: Settings) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from tests.hub.toy import FILES, NAME, SMALL, WEIGHTS, bring, message
 from tests.hub_server import Hub, Repository
@@ -148,3 +149,28 @@ def test_the_librarys_own_variables_are_heeded(hub: Hub, tmp_path: Path) -> None
 def test_the_module_alone_does_not_load_the_library() -> None:
     code = "import sys, vision_server.hub; assert not {'huggingface_hub', 'httpx2', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=120, check=True)
+
+
+def test_the_hub_learns_of_us_no_more_than_a_download_needs(
+    hub: Hub, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    with caplog.at_level("INFO"):
+        fetch(replace(source, token="hf_secret"))
+    assert len(hub.seen) > len(SMALL)
+    assert not [one for one in hub.seen if "torch" in one.agent or "agent/" in one.agent]
+    assert hub.url not in caplog.text
+    assert "hf_secret" not in caplog.text
+
+
+def test_that_the_cache_is_used_is_logged(hub: Hub, source: Source, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fetch(source)
+    with caplog.at_level("INFO"):
+        fetch(source)
+    assert f"{NAME} is complete in the cache, commit {folder.name[:12]}: the hub is not asked" in caplog.text
+
+
+def test_each_answer_of_the_hub_is_an_advance(hub: Hub, source: Source) -> None:
+    """Many slow answers in a row are no stall, so each is reported before the first byte of a file."""
+    _, reports = bring(source)
+    assert reports[: len(SMALL) + 2] == [(0, 0)] * (len(SMALL) + 2)

@@ -6,7 +6,20 @@ here: the library throws a partial file away when its call ends, and reports eve
 tell slow from stalled. Python files are never fetched, weights are not looked into. It knows no checkpoint by name.
 """
 
-from .download import PHASE, Report, cached, fetch
-from .source import Source, is_repository, is_revision
+from .disk import Presence, cache_folder, cached, presence
+from .download import PHASE, Report, fetch
+from .source import Source, is_offline, is_repository, is_revision
 
-__all__ = ["PHASE", "Report", "Source", "cached", "fetch", "is_repository", "is_revision"]
+__all__ = [
+    "PHASE",
+    "Presence",
+    "Report",
+    "Source",
+    "cache_folder",
+    "cached",
+    "fetch",
+    "is_offline",
+    "is_repository",
+    "is_revision",
+    "presence",
+]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LoadFailed
+from .disk import place_of
 from .faults import no_hub
 from .source import Source
 
@@ -38,13 +39,9 @@ class Commit:
     """
 
     def __init__(self, source: Source, commit: str) -> None:
-        from huggingface_hub import constants
-        from huggingface_hub.file_download import repo_folder_name
-
-        cache = (source.cache or Path(constants.HF_HUB_CACHE)).expanduser().resolve()
-        name = repo_folder_name(repo_id=source.repository, repo_type="model")
-        self._source, self._commit, self._root = source, commit, cache / name
-        self._cache, self._locks = cache, cache / ".locks" / name
+        self._source, self._commit, self._root = source, commit, place_of(source)
+        self._cache = self._root.parent
+        self._locks = self._cache / ".locks" / self._root.name
         self.blobs = self._root / "blobs"
         self.folder = self._root / "snapshots" / commit
         for folder in (self.blobs, self._locks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -10,13 +10,15 @@ from pathlib import Path
 
 from ..errors import CheckpointError, LoadFailed, VisionError
 from .commit import ANSWER_TIMEOUT_S, Commit, File
+from .disk import INDEX, REQUIRED, WEIGHTS, cached, shards
 from .faults import explained, no_hub
-from .source import Source, require_possible
+from .source import Source, is_offline
+
+log = logging.getLogger(__name__)
 
 PHASE = "download"
 Report = Callable[[str, int, int], None]  # (PHASE, bytes_done, bytes_total); a total of 0 is not known yet
 
-_REQUIRED = ("config.json", "tokenizer.json")
 _USEFUL = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -27,27 +29,7 @@ _USEFUL = (
     "vocab.json",
     "merges.txt",
 )
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_INDEX = ".index.json"
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def cached(source: Source) -> Path | None:
-    """The directory of `source` if all that loading needs is on this disk, else None. Asks nobody.
-
-    Raises CheckpointError for a repository or revision that cannot be one, LoadFailed if the cache cannot be read.
-    """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    require_possible(source)
-    try:
-        config = try_to_load_from_cache(source.repository, "config.json", source.cache, source.revision)
-        folder = Path(config).parent if isinstance(config, str) else None
-        return folder if folder is not None and _is_complete(folder) else None
-    except (HFValidationError, OSError) as error:
-        raise explained(error, source.repository, source.revision) from error
 
 
 def fetch(source: Source, report: Report = lambda phase, done, total: None, *, refresh: bool = False) -> Path:
@@ -59,11 +41,11 @@ def fetch(source: Source, report: Report = lambda phase, done, total: None, *, r
     Raises LoadFailed (trying again may help) and CheckpointError (it will not).
     """
     import httpx2
-    from huggingface_hub import is_offline_mode
 
-    offline = source.offline or is_offline_mode()
+    offline = is_offline(source)
     folder = cached(source)
     if folder is not None and (offline or not refresh):
+        log.info("%s is complete in the cache, commit %s: the hub is not asked", source.repository, folder.name[:12])
         return folder
     if offline:
         raise LoadFailed(
@@ -71,6 +53,7 @@ def fetch(source: Source, report: Report = lambda phase, done, total: None, *, r
             "leave offline mode once, or choose another model."
         )
     report(PHASE, 0, 0)
+    _hush()
     try:
         return _download(source, report)
     except VisionError:
@@ -79,40 +62,31 @@ def fetch(source: Source, report: Report = lambda phase, done, total: None, *, r
         raise explained(error, source.repository, source.revision) from error
 
 
-def _is_complete(folder: Path) -> bool:
-    if not all((folder / name).is_file() for name in _REQUIRED):
-        return False
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            shards = _shards(folder / name) if name.endswith(_INDEX) else []
-            return all((folder / shard).is_file() for shard in shards)
-    return False
+def _hush() -> None:
+    """Have the libraries tell the hub no more than a download needs, and the log nothing of addresses and headers."""
+    from huggingface_hub import constants
 
-
-def _shards(index: Path) -> list[str]:
-    """The files that `index` names. Raises CheckpointError unless they are names of files beside it."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if names and all(re.fullmatch(r"\w[\w.-]*\.(safetensors|bin)", name) for name in names):
-            return names
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise CheckpointError(f"{index.name} does not say which files hold the weights.")
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _download(source: Source, report: Report) -> Path:
     commit, names = _listing(source)
     repository = Commit(source, commit)
-    lacking = [name for name in _REQUIRED if name not in names]
-    weights = next((name for name in _WEIGHTS if name in names), None)
+    lacking = [name for name in REQUIRED if name not in names]
+    weights = next((name for name in WEIGHTS if name in names), None)
     if lacking or weights is None:
         what = f"has no {lacking[0]}" if lacking else "has no weights (model.safetensors or pytorch_model.bin)"
         raise CheckpointError(f"{source.repository} {what}, so it is no checkpoint that can be loaded.")
-    wanted = [*_REQUIRED, *(name for name in _USEFUL if name in names), weights]
-    if weights.endswith(_INDEX):
+    wanted = [*REQUIRED, *(name for name in _USEFUL if name in names), weights]
+    if weights.endswith(INDEX):
         repository.bring(repository.describe(weights), lambda done: report(PHASE, 0, 0))
-        wanted += _shards(repository.folder / weights)
-    files = [repository.describe(name) for name in wanted]
+        wanted += shards(repository.folder / weights)
+    files = []
+    for name in wanted:
+        files.append(repository.describe(name))
+        report(PHASE, 0, 0)  # each answer may be slow; all in all they must not look like standing still
     total = sum(file.size or 0 for file in files)
     _require_space(repository, files)
     before = 0

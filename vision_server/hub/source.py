@@ -28,6 +28,13 @@ class Source:
     stall_timeout_s: float = 60.0
 
 
+def is_offline(source: Source) -> bool:
+    """Whether the hub must not be asked: as `source` says, or HF_HUB_OFFLINE."""
+    from huggingface_hub import is_offline_mode
+
+    return source.offline or is_offline_mode()
+
+
 def is_repository(name: str) -> bool:
     """Whether `name` has the form `owner/name`. Says nothing of what exists."""
     return _REPOSITORY.fullmatch(name) is not None
