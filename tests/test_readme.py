@@ -57,6 +57,17 @@ def test_the_settings_table_is_the_codes() -> None:
     assert between("settings") == settings.readme_table(), "put settings.readme_table() between the markers"
 
 
+def test_the_example_of_several_checkpoints_is_accepted(tmp_path: Path) -> None:
+    [example] = re.findall(r"^```yaml\n(.*?)^```", section("Settings"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "config.yaml").write_text(example, encoding="utf-8")
+    read = settings.load({}, tmp_path / "config.yaml", {}).settings
+    assert [(entry.name, entry.model) for entry in read.models] == [
+        ("promptgen-large", "promptgen-large"),
+        ("mine", "base-ft"),
+    ]
+    assert read.model == "promptgen-large"
+
+
 def test_the_evaluation_is_the_committed_one() -> None:
     report = json.loads((ROOT / "tests/bench/results/embedded.json").read_text(encoding="utf-8"))
     assert report["scenes"] >= 500
