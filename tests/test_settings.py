@@ -288,3 +288,15 @@ def test_a_daemon_can_be_given_an_environment_without_settings(monkeypatch: pyte
     clean = settings.environment_without_settings()
     assert clean["KEPT"] == "1"
     assert not [name for name in clean if name.startswith("VISION_SERVER_")]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, ("http://127.0.0.1:54880", None)),
+        ({"VISION_HOST": "", "VISION_API_KEY": ""}, ("http://127.0.0.1:54880", None)),
+        ({"VISION_HOST": "example:1", "VISION_API_KEY": "k"}, ("example:1", "k")),
+    ],
+)
+def test_where_clients_find_a_server(environ: dict[str, str], expected: tuple[str, str | None]) -> None:
+    assert settings.server_to_ask(environ) == expected

@@ -105,3 +105,8 @@ def test_overlap_of_two_boxes() -> None:
     assert overlap([0, 0, 2, 2], [0, 0, 2, 2]) == 1
     assert overlap([0, 0, 2, 2], [1, 0, 3, 2]) == pytest.approx(1 / 3)
     assert overlap([0, 0, 1, 1], [1, 0, 2, 1]) == 0
+
+
+def test_a_region_as_a_box() -> None:
+    assert Region.parse("64,48,320,480").box((640, 480)) == (64, 48, 320, 480)
+    assert Region.parse("<loc_100><loc_100><loc_500><loc_999>").box((1000, 100)) == (100.5, 10.05, 500.5, 99.95)

@@ -190,9 +190,11 @@ def _ask(question: str, words: bool = False) -> str:
     """
     try:
         said = input(f"{printable(question)}: " if sys.stdin.isatty() else "").strip()
-    except EOFError:
+    except (EOFError, KeyboardInterrupt) as end:
         if sys.stdin.isatty():
-            _tell("")
+            _tell("")  # what comes next on this terminal begins a line
+        if isinstance(end, KeyboardInterrupt):
+            raise
         raise _Left from None
     if said.lower() == _LEAVE and not words:
         raise _Left

@@ -123,8 +123,8 @@ def _url(address: str) -> str:
     address = _sendable(address).strip()
     if "://" not in address:
         address = f"http://{address}"
-    parts = urllib.parse.urlsplit(address)
-    with contextlib.suppress(ValueError):  # of a port that is no number
+    with contextlib.suppress(ValueError):  # of a port that is no number, or half a bracket
+        parts = urllib.parse.urlsplit(address)
         if parts.scheme.lower() in ("http", "https") and parts.hostname and (parts.port or 1):
             return address.rstrip("/")
     raise ClientError(f"{address} is no address of a server: give one like http://127.0.0.1:54880.")

@@ -32,7 +32,7 @@ _COLOURS = (
     "#9a6324",
 )
 _FILL_ALPHA = 112  # of 255
-_LIGHT = 140  # a colour of more luma than this takes dark letters
+_LIGHT = 140  # a colour of more luma than this, of 255, takes dark letters
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
@@ -69,7 +69,9 @@ def sketch(picture: Image.Image, drawn: Sequence[Shape]) -> Image.Image:
     pen = ImageDraw.Draw(copy)
     for shape in drawn:
         for points in _lines(shape):
-            pen.line([*points, *points[:2]], fill=colours[shape.label], width=line_px, joint="curve")
+            closed, colour = [*points, *points[:2]], colours[shape.label]
+            pen.line(closed, fill=_contrast(colour), width=line_px + 2, joint="curve")
+            pen.line(closed, fill=colour, width=line_px, joint="curve")
     font = ImageFont.load_default(max(12, side / 36))
     taken: list[Box] = []
     for shape in drawn:  # the labels last, so that no line crosses them
@@ -128,8 +130,7 @@ def _label(
     plates = [_inside((x, y, x + wide, y + high), size) for x, y in corners]
     plate = next((plate for plate in plates if not any(_meet(plate, other) for other in taken)), plates[0])
     pen.rectangle(plate, fill=colour)
-    letters = "black" if _luma(colour) > _LIGHT else "white"
-    pen.text((plate[0] + margin - left, plate[1] + margin - top), text, fill=letters, font=font)
+    pen.text((plate[0] + margin - left, plate[1] + margin - top), text, fill=_contrast(colour), font=font)
     return plate
 
 
@@ -138,7 +139,7 @@ def _cut(pen: ImageDraw.ImageDraw, text: str, font: Font, wide: int) -> str:
     room = wide * 0.9
     if pen.textlength(text, font=font) <= room:
         return text
-    text = text[:500]
+    text = text[:200]
     while len(text) > 1 and pen.textlength(text + "...", font=font) > room:
         text = text[:-1]
     return text + "..."
@@ -160,6 +161,6 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _luma(colour: str) -> float:
+def _contrast(colour: str) -> str:
     red, green, blue = _rgb(colour)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > _LIGHT else "white"

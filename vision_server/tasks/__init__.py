@@ -7,11 +7,12 @@ from .answers import answer
 from .fields import parse_fields
 from .registry import STOCK, TASKS, Task, find, literal, lookup, of_token
 from .sentences import check_input, sentence
-from .shapes import Shape, shapes
+from .shapes import Kind, Shape, shapes
 
 __all__ = [
     "STOCK",
     "TASKS",
+    "Kind",
     "Shape",
     "Task",
     "answer",
