@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 _FILE = re.compile(r"/(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
 _INFO = re.compile(r"/api/models/(?P<repository>[^/]+/[^/]+)(/revision/(?P<revision>.+))?")
 _PIECE_BYTES = 4096
+_TRICKLE_S = 0.1
 _HOLD_S = 60.0  # bound of a stall, should the client not hang up before
 
 
@@ -39,7 +40,7 @@ class Misbehaviour:
 
     cut_at: list[int] = field(default_factory=list)  # one GET each
     stall_at: int | None = None
-    hold_at: int | None = None  # until go_on is set
+    trickle_from: int | None = None  # ten pieces a second, until go_on is set
     go_on: threading.Event = field(default_factory=threading.Event)
     gap_s: float = 0.0  # between pieces
     pieces: int = 0  # how many, 0 as many as it takes
@@ -185,9 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
             if how.stall_at is not None and at >= how.stall_at:
                 self.hub.closing.wait(_HOLD_S)
                 break
-            if how.hold_at is not None and at == how.hold_at:
-                how.go_on.wait(_HOLD_S)
-            to = min(offset for offset in (at + piece_bytes, end, how.stall_at, how.hold_at) if offset and offset > at)
+            if how.trickle_from is not None and at >= how.trickle_from:
+                how.go_on.wait(_TRICKLE_S)
+            to = min(at + piece_bytes, end, how.stall_at if how.stall_at is not None else end)
             try:
                 self.wfile.write(content[at:to])
             except OSError:  # the client had enough

@@ -86,7 +86,7 @@ def test_the_source_is_as_the_settings_say(tmp_path: Path) -> None:
     assert "hf_secret" not in repr(made)
 
 
-@pytest.mark.parametrize(("download_s", "load_s", "stall_s"), [(60, 120, 60), (60, 40, 30), (500, 120, 90)])
+@pytest.mark.parametrize(("download_s", "load_s", "stall_s"), [(60, 120, 60), (60, 40, 20), (500, 120, 60)])
 def test_a_download_gives_up_before_its_worker_is_taken_for_stuck(
     download_s: float, load_s: float, stall_s: float
 ) -> None:

@@ -15,7 +15,9 @@ from .setting_models import ModelEntry
 from .settings import Settings
 from .tasks import STOCK
 
-_OF_LOAD_STALL = 0.75  # the download is to give up by itself, with its own words, before the worker is taken for stuck
+_OF_LOAD_STALL = (
+    0.5  # the download gives up by itself, even while it connects anew, before its worker is taken for stuck
+)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Settings:
     download_stall_timeout_s: float = _row(
         number(0.001, 86_400),
         60.0,
-        "A download without a byte for this long ends; at most 3/4 of load_stall_timeout_s.",
+        "A download without a byte for this long ends; at most half of load_stall_timeout_s.",
     )
     device: str = _row(DEVICE, "auto", "auto (cuda, mps, xpu, cpu in this order), cpu, cuda, cuda:1, mps, xpu.")
     dtype: str = _row(DTYPE, "auto", "Precision the model computes in.")

@@ -32,11 +32,16 @@ numbers = st.integers(0, 2**40)
 options = st.builds(Options, num_beams=st.integers(1, 8), max_new_tokens=st.none() | st.integers(1, 4096))
 regions = st.none() | texts | st.tuples(*[st.floats(0, 1e6)] * 4)
 frames: st.SearchStrategy[Frame] = st.one_of(
-    st.builds(Hello, texts, texts, max_batch=st.none() | st.integers(1, 64)),
+    st.builds(Hello, st.none() | texts, texts, max_batch=st.none() | st.integers(1, 64), token=st.none() | texts),
     st.builds(Ready, texts, texts, texts, numbers, numbers),
     st.builds(Progress, texts, numbers, numbers, numbers),
     st.builds(Run, numbers, texts, texts, texts, regions, options, st.binary(max_size=300)),
-    st.builds(Done, numbers, texts, numbers, numbers, texts, numbers, numbers, *[st.floats(0, 1e6)] * 3),
+    st.builds(
+        Done,
+        *(numbers, texts, numbers, numbers, texts, numbers, numbers),
+        *[st.floats(0, 1e6)] * 3,
+        st.lists(texts, max_size=3).map(tuple),
+    ),
     st.builds(Failed, numbers, texts, texts),
     st.builds(Cancel, numbers),
     st.builds(Stop),
@@ -128,3 +133,7 @@ def test_a_payload_where_none_belongs_is_an_error() -> None:
     text = b'{"kind": "Stop"}'
     with pytest.raises(ProtocolError, match="no payload"):
         list(Decoder().feed(struct.pack(">4sII", b"vsw1", len(text), 3) + text + b"abc"))
+
+
+def test_a_token_is_not_in_the_repr() -> None:
+    assert "hf_secret" not in repr(Hello(None, "toy", repository="owner/name", token="hf_secret"))
