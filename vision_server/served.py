@@ -15,9 +15,8 @@ from .setting_models import ModelEntry
 from .settings import Settings
 from .tasks import STOCK
 
-_OF_LOAD_STALL = (
-    0.5  # the download gives up by itself, even while it connects anew, before its worker is taken for stuck
-)
+# A download is to give up by itself, even one that connects anew first, before its worker is taken for stuck.
+_OF_LOAD_STALL = 0.5
 
 
 @dataclass(frozen=True)

@@ -163,10 +163,16 @@ def test_the_hub_learns_of_us_no_more_than_a_download_needs(
     assert "hf_secret" not in caplog.text
 
 
-def test_that_the_cache_is_used_is_logged(hub: Hub, source: Source, caplog: pytest.LogCaptureFixture) -> None:
-    folder = fetch(source)
+def test_what_is_downloaded_and_what_the_cache_has_is_logged(
+    hub: Hub, source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO"):
+        folder = fetch(source)
         fetch(source)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("vision_server")][:2] == [
+        f"downloading {NAME}, revision main",
+        f"{NAME} is here, commit {folder.name[:12]}",
+    ]
     assert f"{NAME} is complete in the cache, commit {folder.name[:12]}: the hub is not asked" in caplog.text
 
 

@@ -54,8 +54,11 @@ def fetch(source: Source, report: Report = lambda phase, done, total: None, *, r
         )
     report(PHASE, 0, 0)
     _hush()
+    log.info("downloading %s, revision %s", source.repository, source.revision)
     try:
-        return _download(source, report)
+        folder = _download(source, report)
+        log.info("%s is here, commit %s", source.repository, folder.name[:12])
+        return folder
     except VisionError:
         raise
     except (OSError, ValueError, httpx2.HTTPError, httpx2.InvalidURL) as error:
