@@ -20,6 +20,7 @@ from .worker.lane import Job
 from .worker.life import Limits
 from .worker.protocol import DEFAULT_OPTIONS, Done, Hello, Options, Run
 from .worker.runner import WORKER, Runner
+from .worker.status import Status, snapshot
 
 __all__ = ["Hello", "Model", "Options", "Outcome", "Queue", "Request", "Status", "open_queue"]
 
@@ -65,34 +66,6 @@ class Outcome:
     timings_ms: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Status:
-    """A snapshot for GET /status; `dataclasses.asdict` gives the body."""
-
-    state: str  # unloaded, loading, ready, unloading, failed
-    model: str  # the worker's, or else the default one
-    models: tuple[str, ...]  # all that are served, the default first
-    device: str  # the worker's once it is ready ("cuda:0"), before that the setting ("auto")
-    dtype: str
-    queue_depth: int
-    queue_capacity: int
-    in_flight: int
-    idle_unload_in_s: float | None  # None while in use, not loaded, or kept forever
-    load_phase: str | None  # None unless loading
-    load_bytes_done: int
-    load_bytes_total: int
-    loads: int
-    unloads: int
-    restarts: int  # deaths of the worker that nobody asked for
-    last_load_s: float | None
-    worker_pid: int | None
-    worker_rss_bytes: int | None
-    worker_device_bytes: int | None  # GPU memory the worker says it holds
-    draining: bool
-    failure: str | None  # why the last load of `model` failed; cleared by its next success
-    failures: dict[str, str]  # the same for every model whose last load failed
-
-
 class Queue:
     """First in, first out, into the free slots of one worker. Made by `open_queue`; used from one event loop."""
 
@@ -100,6 +73,7 @@ class Queue:
         self.capacity = capacity  # how many may wait
         self._runner = runner
         self._supervisor = runner.supervisor
+        self._default = next(iter(runner.hellos))
         self._request_timeout_s = request_timeout_s
         self._ids = itertools.count(1)
         self._completions: deque[float] = deque(maxlen=256)
@@ -157,48 +131,20 @@ class Queue:
 
     async def unload(self, force: bool = False) -> None:
         """End the worker. Busy (409) while there is work; `force` finishes what was asked before it first."""
-        await self._runner.ask(self._job(self._supervisor.model), partial(self._supervisor.unload, force=force))
+        await self._runner.ask(self._job(self._default), partial(self._supervisor.unload, force=force))
 
     def status(self) -> Status:
         """A snapshot. Never loads anything, never touches the idle clock."""
-        supervisor, child = self._supervisor, self._runner.child
-        life = supervisor.life
-        hello = self._runner.hellos[supervisor.model]
-        failures = {model: setbacks.failure for model, setbacks in supervisor.setbacks.items()}
-        idle_at_s, progress, loading = supervisor.idle.at_s, life.progress, supervisor.state == "loading"
-        device_bytes = progress.memory_bytes if progress else life.ready.memory_bytes if life.ready else None
-        return Status(
-            state=supervisor.state,
-            model=hello.model,
-            models=tuple(self._runner.hellos),
-            device=life.ready.device if life.ready else hello.device,
-            dtype=life.ready.dtype if life.ready else hello.dtype,
-            queue_depth=self.depth,
-            queue_capacity=self.capacity,
-            in_flight=self.in_flight,
-            idle_unload_in_s=None if idle_at_s is None else max(0.0, idle_at_s - self._runner.now()),
-            load_phase=supervisor.load_phase,
-            load_bytes_done=progress.done if progress and loading else 0,
-            load_bytes_total=progress.total if progress and loading else 0,
-            loads=life.loads,
-            unloads=life.unloads,
-            restarts=life.restarts,
-            last_load_s=life.last_load_s,
-            worker_pid=child.pid if child else None,
-            worker_rss_bytes=child.rss_bytes() if child else None,
-            worker_device_bytes=device_bytes,
-            draining=supervisor.draining,
-            failure=str(supervisor.failure) if supervisor.failure else None,
-            failures={model: str(failure) for model, failure in failures.items() if failure},
-        )
+        runner = self._runner
+        return snapshot(runner.supervisor, runner.hellos, runner.child, self.capacity, runner.now())
 
     async def drain(self) -> None:
         """Stop admitting (CannotServe), finish what is here within `shutdown_grace_s`, end the worker."""
-        await self._runner.ask(self._job(self._supervisor.model), self._supervisor.drain)
+        await self._runner.ask(self._job(self._default), self._supervisor.drain)
 
     async def aclose(self) -> None:
         """End the worker now; whatever still waits gets CannotServe."""
-        await self._runner.ask(self._job(self._supervisor.model), self._supervisor.close)
+        await self._runner.ask(self._job(self._default), self._supervisor.close)
         await self._runner.finish()
 
     def _job(self, model: str, keep_alive_s: float | None = None) -> Job:

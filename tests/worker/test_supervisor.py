@@ -202,7 +202,7 @@ class TestBackoff:
         world.ready()
         world.die(KILLED)
         assert (world.state, world.children) == ("loading", 0)
-        assert world.supervisor.load_phase == "back-off"
+        assert world.load_phase == "back-off"
         world.withdraw(job)
         assert world.state == "unloaded"
         world.advance(10)
@@ -217,12 +217,12 @@ class TestLoad:
         assert {world.code(job) for job in jobs} == {"bad_checkpoint"}
         world.die(ENDED)
         assert world.state == "failed"
-        assert str(world.supervisor.failure) == "config.json is missing."
+        assert str(world.failure) == "config.json is missing."
         again = world.submit()
         world.advance(5)
         world.ready()
         world.done(again)
-        assert (world.state, world.supervisor.failure) == ("ready", None)
+        assert (world.state, world.failure) == ("ready", None)
 
     def test_an_error_that_is_no_503_becomes_one(self) -> None:
         world = World()
@@ -318,7 +318,7 @@ def test_progress_and_memory_are_remembered_while_loading() -> None:
     world = World()
     world.submit()
     world.frame(Progress("weights", 10, 100))
-    assert world.supervisor.load_phase == "weights"
+    assert world.load_phase == "weights"
     assert world.supervisor.life.progress == Progress("weights", 10, 100)
     world.frame(Ready("toy", "cpu", "float32", 1))
-    assert world.supervisor.load_phase is None
+    assert world.load_phase is None

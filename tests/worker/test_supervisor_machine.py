@@ -203,7 +203,7 @@ class WorkerLife(RuleBasedStateMachine):
         supervisor = self.world.supervisor
         if supervisor.line.alive:
             assert self.world.children or supervisor.next_wakeup_s is not None
-            assert supervisor.state in ("loading", "ready", "unloading")
+            assert self.world.state in ("loading", "ready", "unloading")
         if self.world.children:
             assert supervisor.life.phase is not Phase.GONE
 

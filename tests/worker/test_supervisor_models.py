@@ -1,49 +1,11 @@
-"""Several models and one worker: whose turn it is, when the worker is swapped, and who is told of what."""
+"""Several models and one worker: when it is swapped, when it ends, and who is told of what."""
 
 from __future__ import annotations
 
-import pytest
-
+from tests.worker.models_world import MODELS, finish, hold_back, swap, world_of
 from tests.worker.world import CRASH, ENDED, KILLED, World
-from vision_server.worker.lane import Job
 from vision_server.worker.life import Limits
 from vision_server.worker.protocol import LOAD, Failed
-
-MODELS = {"a": 300.0, "b": 20.0, "c": 300.0}
-
-
-def world_of(*, slots: int = 2, limits: Limits | None = None) -> World:
-    """The worker is ready with model a."""
-    world = World(limits, models=MODELS)
-    world.submit(run=False, model="a")
-    world.ready(slots)
-    return world
-
-
-def ids(jobs: list[Job]) -> list[int]:
-    return [job.id for job in jobs]
-
-
-def finish(world: World) -> None:
-    """The worker answers everything that it has."""
-    while held := list(world.supervisor.line.held.values()):
-        world.done(held[0])
-
-
-def hold_back(world: World) -> None:
-    """The worker dies until its model has to wait for the next one."""
-    world.die(KILLED)
-    world.ready()
-    world.die(KILLED)
-    assert world.supervisor.load_phase == "back-off"
-
-
-def swap(world: World, slots: int = 2) -> None:
-    """The worker was told to end, does, and the next one is ready."""
-    assert world.stopping
-    assert not world.killed
-    world.die(ENDED)
-    world.ready(slots)
 
 
 class TestSwap:
@@ -55,7 +17,7 @@ class TestSwap:
         world.done(first)
         assert (world.stopping, world.state, world.spawned) == (True, "unloading", ["a"])
         world.die(ENDED)
-        assert (world.state, world.supervisor.model, world.spawned) == ("loading", "b", ["a", "b"])
+        assert (world.state, world.model, world.spawned) == ("loading", "b", ["a", "b"])
         world.ready()
         assert world.running == [other.id]
         world.done(other)
@@ -127,116 +89,6 @@ class TestSwap:
         assert world.state == "ready"
 
 
-class TestOvertaking:
-    def test_eight_and_not_nine(self) -> None:
-        world = world_of(slots=1)
-        held = world.submit(model="a")
-        other = world.submit(model="b")
-        later = [world.submit(model="a") for _ in range(12)]
-        while not world.stopping:
-            finish(world)
-        assert world.running == [held.id, *ids(later[:8])]
-        swap(world)
-        assert world.running == [other.id]
-        world.done(other)
-        swap(world, slots=9)
-        assert world.running == ids(later[8:])
-
-    def test_they_are_counted_when_they_are_sent_however_many_slots_there_are(self) -> None:
-        world = world_of(slots=64)
-        held = world.submit(model="a")
-        world.submit(model="b")
-        later = [world.submit(model="a") for _ in range(12)]
-        assert world.running == [held.id, *ids(later[:8])]
-        for job in later[:8]:
-            world.done(job)
-        assert world.running == [held.id, *ids(later[:8])]
-        assert not world.stopping
-        world.done(held)
-        assert world.stopping
-
-    def test_who_came_before_does_not_overtake(self) -> None:
-        world = world_of(slots=1)
-        earlier = [world.submit(model="a") for _ in range(20)]
-        world.submit(model="b")
-        later = [world.submit(model="a") for _ in range(9)]
-        while not world.stopping:
-            finish(world)
-        assert world.running == ids([*earlier, *later[:8]])
-
-    def test_one_that_left_before_it_was_sent_does_not_count(self) -> None:
-        world = world_of(slots=1)
-        held = world.submit(model="a")
-        world.submit(model="b")
-        gone = [world.submit(model="a") for _ in range(5)]
-        stay = [world.submit(model="a") for _ in range(9)]
-        for job in gone:
-            world.withdraw(job)
-        while not world.stopping:
-            finish(world)
-        assert world.running == [held.id, *ids(stay[:8])]
-
-    def test_when_the_overtaken_one_leaves_the_count_is_that_of_the_next(self) -> None:
-        world = world_of(slots=1)
-        held, gone = world.submit(model="a"), world.submit(model="b")
-        first = [world.submit(model="a") for _ in range(4)]
-        while len(world.running) < 5:
-            world.done(world.supervisor.line.held[world.running[-1]])
-        other = world.submit(model="b")
-        world.withdraw(gone)
-        second = [world.submit(model="a") for _ in range(9)]
-        while not world.stopping:
-            finish(world)
-        assert world.running == ids([held, *first, *second[:8]])
-        swap(world)
-        assert world.running == [other.id]
-
-    def test_a_third_model_is_not_overtaken_more_often_because_there_are_two_others(self) -> None:
-        world = world_of(slots=1)
-        world.submit(model="a")
-        second, third = world.submit(model="b"), world.submit(model="c")
-        for model in ("a", "b"):
-            for _ in range(9):
-                world.submit(model=model)
-        while not world.stopping:
-            finish(world)
-        assert len(world.running) == 1 + 8
-        swap(world, slots=1)
-        finish(world)
-        assert world.running == [second.id]
-        swap(world, slots=1)
-        assert world.running == [third.id]
-
-    def test_a_loader_is_overtaken_no_more_often_than_a_request(self) -> None:
-        world = world_of(slots=1)
-        world.submit(model="a")
-        loader = world.submit(run=False, model="b")
-        for _ in range(12):
-            world.submit(model="a")
-        while not world.stopping:
-            finish(world)
-        assert len(world.running) == 1 + 8
-        swap(world)
-        assert loader.answered
-
-    def test_an_endless_stream_starves_nobody(self) -> None:
-        world = world_of(slots=4)
-        for _ in range(4):
-            world.submit(model="a")
-        other = world.submit(model="b")
-        turns = 0
-        while not other.answered:
-            turns += 1
-            assert turns < 50
-            world.submit(model="a")
-            if world.stopping and world.children:
-                world.die(ENDED)
-                world.ready(slots=4)
-            elif held := list(world.supervisor.line.held.values()):
-                world.done(held[0])
-        assert turns <= 4 + 8 + 2
-
-
 class TestIdle:
     def test_each_model_has_its_own_time(self) -> None:
         world = world_of()
@@ -296,7 +148,7 @@ class TestUnload:
         stays = world.submit(model="a")
         hold_back(world)
         unload, after = world.unload(force=True), world.submit(model="b")
-        assert (world.children, world.state, world.supervisor.model) == (0, "loading", "a")
+        assert (world.children, world.state, world.model) == (0, "loading", "a")
         world.advance(5)
         world.ready()
         assert world.running == [stays.id]
@@ -319,7 +171,7 @@ class TestTrouble:
         world.ready()
         world.done(good)
         supervisor = world.supervisor
-        assert (world.code(good), supervisor.state, supervisor.failure) == (None, "ready", None)
+        assert (world.code(good), world.state, world.failure) == (None, "ready", None)
         assert str(supervisor.setbacks["b"].failure) == "config.json is missing."
         again = world.submit(model="b")
         swap(world)
@@ -332,13 +184,13 @@ class TestTrouble:
             world.submit(model=model)
             world.frame(Failed(LOAD, "out_of_memory", "no"))
             world.die(ENDED)
-            assert (world.state, world.supervisor.model) == (state, "a")
+            assert (world.state, world.model) == (state, "a")
 
     def test_another_model_does_not_wait_for_a_back_off(self) -> None:
         world = world_of()
         suspect = world.submit(model="a")
         hold_back(world)
-        assert (world.children, world.supervisor.model) == (0, "a")
+        assert (world.children, world.model) == (0, "a")
         other = world.submit(model="b")
         assert world.spawned[-1] == "b"
         world.ready()
@@ -395,90 +247,3 @@ class TestTrouble:
             world.done(suspect)
         swap(world, slots=3)
         assert world.running == [waiting.id]
-
-
-class TestWithoutWaitingForDownloads:
-    LIMITS = Limits(wait_for_download=False)
-
-    def test_who_waits_and_who_comes_is_refused_and_the_download_goes_on(self) -> None:
-        world = World(self.LIMITS, models=MODELS)
-        first = world.submit(model="b")
-        assert not first.answered
-        world.progress("download")
-        assert world.code(first) == "unavailable"
-        assert "just begun" in str(world.answers[first.id])
-        world.progress("download", 100_000_000, 500_000_000)
-        world.advance(10)
-        world.progress("download", 200_000_000, 500_000_000)
-        second = world.submit(model="b")
-        error = world.answers[second.id]
-        assert "model b is being downloaded: 200 of 500 MB" in str(error)
-        assert error.retry_after_s == pytest.approx(30)  # type: ignore[union-attr]
-        assert "in 30 s" in str(error)
-        world.progress("weights")
-        third = world.submit(model="b")
-        assert not third.answered
-        world.ready()
-        assert world.running == [third.id]
-        world.done(third)
-        assert world.spawned == ["b"]
-
-    def test_when_nobody_comes_back_it_is_ready_and_idles_out(self) -> None:
-        world = World(self.LIMITS, models=MODELS)
-        world.submit(model="b")
-        for done in range(5):
-            world.progress("download", done, 5)
-            world.advance(100)
-        assert not world.supervisor.line.alive
-        world.progress("weights")
-        world.ready()
-        assert world.state == "ready"
-        world.advance(21)
-        assert world.state == "unloading"
-
-    def test_a_loader_waits_for_the_end_of_it(self) -> None:
-        world = World(self.LIMITS, models=MODELS)
-        loader = world.submit(run=False, model="b")
-        world.progress("download", 1, 5)
-        assert not loader.answered
-        world.ready()
-        assert world.answers[loader.id] is None
-
-    def test_another_model_waits_until_the_download_has_come_to_its_end(self) -> None:
-        world = World(self.LIMITS, models=MODELS)
-        world.submit(model="b")
-        world.progress("download", 1, 5)
-        other = world.submit(model="a")
-        assert not world.stopping
-        world.progress("weights")
-        assert not world.stopping
-        world.ready()
-        swap(world)
-        assert world.running == [other.id]
-
-    def test_a_download_that_nobody_was_told_of_gives_way(self) -> None:
-        world = World(self.LIMITS, models=MODELS)
-        gone = world.submit(run=False, model="b")
-        world.progress("download", 1, 5)
-        world.submit(model="a")
-        world.withdraw(gone)
-        assert world.stopping
-
-    def test_a_failed_download_is_remembered_and_the_next_request_tries_again(self) -> None:
-        world = World(self.LIMITS, models={"b": 20.0})
-        world.submit(model="b")
-        world.progress("download", 1, 5)
-        world.frame(Failed(LOAD, "load_failed", "The hub cannot be reached."))
-        world.die(ENDED)
-        assert (world.state, str(world.supervisor.failure)) == ("failed", "The hub cannot be reached.")
-        again = world.submit(model="b")
-        world.advance(5)
-        assert world.children == 1
-        assert not again.answered
-
-    def test_unload_ends_it(self) -> None:
-        world = World(self.LIMITS, models=MODELS)
-        world.submit(model="b")
-        world.progress("download", 1, 5)
-        world.unload()
-        assert world.stopping

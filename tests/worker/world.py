@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import count
 
 from vision_server.errors import Busy, VisionError
+from vision_server.worker import status
 from vision_server.worker.lane import Job
 from vision_server.worker.life import Limits, Phase
 from vision_server.worker.process import Exit
@@ -142,7 +143,19 @@ class World:
 
     @property
     def state(self) -> str:
-        return self.supervisor.state
+        return status.state_of(self.supervisor)
+
+    @property
+    def model(self) -> str:
+        return status.model_of(self.supervisor)
+
+    @property
+    def failure(self) -> VisionError | None:
+        return status.failure_of(self.supervisor)
+
+    @property
+    def load_phase(self) -> str | None:
+        return status.load_phase_of(self.supervisor)
 
     @property
     def ending(self) -> bool:

@@ -40,9 +40,9 @@ _NEVER = float("inf")
 
 
 class Supervisor:
-    """See the table above. Everything public but the event methods is for reading.
+    """See the table above, whose states `status` names. Everything public but the event methods is for reading.
 
-    `idle_timeouts_s` has every model that may be asked for, the default first, and how long its worker may be idle.
+    `idle_timeouts_s` has every model that may be asked for, and how long its worker may be idle.
     """
 
     def __init__(self, idle_timeouts_s: Mapping[str, float], limits: Limits, effects: Effects) -> None:
@@ -51,43 +51,12 @@ class Supervisor:
         self.setbacks = {model: Setbacks() for model in idle_timeouts_s}
         self.idle = IdleClock(idle_timeouts_s)
         self.draining = False
-        self._default = next(iter(idle_timeouts_s))
         self._limits = limits
         self._effects = effects
         self._leaving: list[Job] = []  # who waits for the worker's end
         self._last_id_before_end = -1  # while somebody waits for it: jobs after this one wait for the next worker
         self._load_for_later = False  # somebody was told to come back when the download is done
         self._give_up_at_s = _NEVER
-
-    @property
-    def model(self) -> str:
-        """The worker's model; without a worker the one that is held back the shortest, or else the default."""
-        held_back = self.line.next_start()
-        return self.life.model or (held_back[1] if held_back else self._default)
-
-    @property
-    def state(self) -> str:
-        if self.life.phase is Phase.ENDING:
-            return "unloading"
-        if self.life.phase is Phase.READY:
-            return "ready"
-        if self.life.phase is Phase.STARTING or self.line.alive:
-            return "loading"
-        return "unloaded" if self.failure is None else "failed"
-
-    @property
-    def failure(self) -> VisionError | None:
-        """Why the last load of `model` failed; None when it did not."""
-        return self.setbacks[self.model].failure
-
-    @property
-    def load_phase(self) -> str | None:
-        """What the loading is at, in the worker's words; None when nothing is being loaded."""
-        if self.state != "loading":
-            return None
-        if self.life.phase is Phase.GONE:
-            return "back-off"
-        return self.life.progress.phase if self.life.progress else "starting"
 
     @property
     def _last_id(self) -> int | None:
