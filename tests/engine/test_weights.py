@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Florence2ForConditionalGeneration
 
 from tests.engine.conftest import Pair
+from tests.layouts import change_json, change_state
 from tests.tiny import picture
 from vision_server.engine import Florence
 from vision_server.engine.weights import save_network
@@ -28,18 +28,6 @@ def copy(one_pair: Pair, tmp_path: Path) -> Path:
     return Path(shutil.copytree(one_pair.directory, tmp_path / "copy"))
 
 
-def change(directory: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
-    state = load_file(directory / "model.safetensors")
-    edit(state)
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-
-
-def change_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    edit(value)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
 def test_a_tied_checkpoint_stores_no_head(one_pair: Pair) -> None:
     assert "lm_head.weight" not in load_file(one_pair.directory / "model.safetensors")
     text = one_pair.ours.network.text
@@ -50,7 +38,7 @@ def test_a_stored_head_is_used_and_not_tied(copy: Path) -> None:
     def store_head(state: dict[str, Tensor]) -> None:
         state["lm_head.weight"] = state["model.language_model.shared.weight"].flip(0).contiguous()
 
-    change(copy, store_head)
+    change_state(copy, store_head)
     text = Florence.load(copy, device="cpu").network.text
     assert torch.equal(text.lm_head.weight, text.shared.weight.flip(0))
 
@@ -70,20 +58,28 @@ KEY = "model.language_model.decoder.layers.1.encoder_attn.v_proj.weight"
 
 
 def test_a_missing_key_is_named(copy: Path) -> None:
-    change(copy, lambda state: state.pop(KEY))
-    with pytest.raises(CheckpointError, match=KEY):
+    change_state(copy, lambda state: state.pop(KEY))
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors lacks the key {KEY}"):
         Florence.load(copy)
 
 
 def test_a_left_over_key_is_named(copy: Path) -> None:
-    change(copy, lambda state: state.update({"model.extra.weight": torch.zeros(2)}))
-    with pytest.raises(CheckpointError, match=r"model\.extra\.weight"):
+    change_state(copy, lambda state: state.update({"model.extra.weight": torch.zeros(2)}))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has a key .*: model\.extra\.weight"):
         Florence.load(copy)
 
 
 def test_a_wrong_shape_is_named(copy: Path) -> None:
-    change(copy, lambda state: state.update({KEY: torch.zeros(3, 3)}))
-    with pytest.raises(CheckpointError, match=rf"{KEY} has the shape"):
+    change_state(copy, lambda state: state.update({KEY: torch.zeros(3, 3)}))
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: {KEY} has the shape"):
+        Florence.load(copy)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool])
+def test_weights_that_are_no_floats_are_named(copy: Path, kind: torch.dtype) -> None:
+    """A quantised checkpoint is no checkpoint of ours, and its integers are no weights."""
+    change_state(copy, lambda state: state.update({KEY: state[KEY].to(kind)}))
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: {KEY} is {kind}"):
         Florence.load(copy)
 
 
@@ -104,19 +100,57 @@ def test_a_missing_or_broken_file_is_named(copy: Path, name: str) -> None:
         Florence.load(copy)
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda config: config.update(model_type="llama"),
-        lambda config: config.pop("vision_config"),
-        lambda config: config["text_config"].pop("d_model"),
-        lambda config: config["vision_config"].update(depths=[1, 1]),
-        lambda config: config["text_config"].update(activation_function="relu"),
-    ],
-)
-def test_a_config_that_is_not_ours_is_refused(copy: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "another-model": (lambda c: c.update(model_type="llama"), "model_type is not florence2"),
+    "no-vision-part": (lambda c: c.pop("vision_config"), "no vision_config"),
+    "no-text-part": (lambda c: c.update(text_config=7), "no vision_config and text_config"),
+    "no-width": (lambda c: c["text_config"].pop("d_model"), r"needs: text_config\.d_model"),
+    "stages-differ": (lambda c: c["vision_config"].update(depths=[1, 1]), "per-stage lists"),
+    "another-activation": (lambda c: c["text_config"].update(activation_function="relu"), "other than gelu"),
+    "a-text-for-a-number": (
+        lambda c: c["text_config"].update(d_model="32"),
+        r"text_config\.d_model has the wrong type",
+    ),
+    "a-number-for-a-list": (lambda c: c["vision_config"].update(depths=1), r"vision_config\.depths has the wrong type"),
+    "a-list-for-a-number": (lambda c: c["vision_config"].update(window_size=[4]), "window_size has the wrong type"),
+    "a-yes-for-a-number": (lambda c: c["vision_config"].update(window_size=True), "window_size has the wrong type"),
+    "negative": (lambda c: c["text_config"].update(encoder_layers=-1), r"text_config\.encoder_layers cannot be -1"),
+    "none-at-all": (
+        lambda c: c["text_config"].update(decoder_attention_heads=0),
+        "decoder_attention_heads cannot be 0",
+    ),
+    "absurd": (lambda c: c["text_config"].update(vocab_size=1 << 40), r"text_config\.vocab_size cannot be"),
+    "heads-do-not-fit": (lambda c: c["text_config"].update(decoder_attention_heads=5), "heads does not divide d_model"),
+    "groups-do-not-fit": (lambda c: c["vision_config"].update(num_groups=[3, 3, 3, 3]), "num_groups does not divide"),
+    "widths-differ": (lambda c: c["vision_config"].update(projection_dim=31), "projection_dim is not"),
+    "no-room-for-a-picture": (lambda c: c["text_config"].update(max_position_embeddings=8), "leaves no room"),
+    "no-place-for-a-picture": (lambda c: c["vision_config"].update(max_position_embeddings=1), "has no place"),
+}
+
+
+@pytest.mark.parametrize(("edit", "words"), CONFIGS.values(), ids=CONFIGS.keys())
+def test_a_config_that_is_not_ours_is_refused(copy: Path, edit: Callable[[dict[str, Any]], object], words: str) -> None:
     change_json(copy / "config.json", edit)
-    with pytest.raises(CheckpointError, match=r"config\.json"):
+    with pytest.raises(CheckpointError, match=words) as caught:
+        Florence.load(copy)
+    assert "config" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"size": {"height": "x"}}, {"size": {"height": 0}}, {"image_mean": 3}, {"image_mean": [1.0]}, {"resample": 9}],
+    ids=str,
+)
+def test_a_broken_preprocessor_config_is_named(copy: Path, values: dict[str, Any]) -> None:
+    change_json(copy / "preprocessor_config.json", lambda config: config.update(values))
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
+        Florence.load(copy)
+
+
+@pytest.mark.parametrize("token", ["<s>", -1, 1 << 30])
+def test_a_forced_token_that_is_no_token_is_named(copy: Path, token: object) -> None:
+    change_json(copy / "generation_config.json", lambda config: config.update(forced_bos_token_id=token))
+    with pytest.raises(CheckpointError, match="forced_bos_token_id"):
         Florence.load(copy)
 
 

@@ -109,7 +109,7 @@ def _windowed(path: Path, map_file: Callable[[Path], tuple[list[str], Getter]]) 
             read_bytes = 0
             mapped = map_file(path)[1]
         tensor = mapped(key)
-        read_bytes += tensor.nbytes
+        read_bytes += tensor.numel() * tensor.element_size()
         return tensor
 
     return keys, get
@@ -144,6 +144,7 @@ def _load_bin(path: Path, mmap: bool) -> dict[str, Tensor]:
         if mmap and isinstance(error, RuntimeError):
             raise _NotAnArchive from error
         raise CheckpointError(f"The checkpoint's {path.name} is truncated or not a PyTorch file.") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    items = state.items() if isinstance(state, dict) else [(None, None)]
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in items):
         raise CheckpointError(f"The checkpoint's {path.name} is not a dictionary of tensors.")
     return state

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from vision_server.engine.adapter import Adapter
 from vision_server.engine.beam import BeamSearch, Rules
 from vision_server.engine.cache import DecoderCache
 from vision_server.engine.config import PAD, Config, read_config
@@ -83,10 +84,16 @@ class Florence:
 
     @classmethod
     def load(
-        cls, directory: Path | str, device: str = "auto", dtype: str = "auto", progress: Progress | None = None
+        cls,
+        directory: Path | str,
+        device: str = "auto",
+        dtype: str = "auto",
+        progress: Progress | None = None,
+        adapter: Path | str | None = None,
     ) -> Florence:
         """Load a checkpoint directory. `device` is auto, cpu, cuda, cuda:N, mps or xpu; `dtype` is auto, float32,
-        float16 or bfloat16. `progress` hears (phase, bytes done, bytes in all).
+        float16 or bfloat16. `progress` hears (phase, bytes done, bytes in all). `adapter` is a folder with a LoRA
+        adapter of PEFT's, merged into the weights.
 
         Raises CheckpointError (files), BadOption (unknown device or dtype), OutOfMemory.
         """
@@ -95,8 +102,9 @@ class Florence:
         target = choose_device(device)
         kind = choose_dtype(dtype, target)
         tokenizer = PromptTokenizer(directory)
+        lora = Adapter.read(Path(adapter)) if adapter is not None else None
         try:
-            network = load_network(directory, config, target, kind, progress)
+            network = load_network(directory, config, target, kind, progress, lora)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory("The device has too little free memory to load the model.") from error
         return cls(network, config, tokenizer, target, kind)
@@ -116,10 +124,7 @@ class Florence:
     @property
     def image_tokens(self) -> int:
         """Encoder positions a picture takes, the spatial average included."""
-        height, width = self.config.preprocess.height, self.config.preprocess.width
-        vision = self.config.vision
-        for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
-            height, width = ((side + 2 * padding - size) // stride + 1 for side in (height, width))
+        height, width = self.config.grid
         return height * width + 1
 
     @property

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vision_server.engine.adapter import Adapter
 from vision_server.engine.config import Config
 from vision_server.engine.files import SAFETENSORS, Tensors, open_tensors
 from vision_server.engine.names import HEAD, SHARED, TRANSPOSED, Layout, embeddings, is_dropped, keys_of, layout_of
@@ -24,24 +25,37 @@ Progress = Callable[[str, int, int], None]
 
 
 def load_network(
-    directory: Path, config: Config, device: torch.device, dtype: torch.dtype, progress: Progress | None = None
+    directory: Path,
+    config: Config,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+    adapter: Adapter | None = None,
 ) -> Network:
-    """Build the network and fill it from `directory`; `progress` hears ("weights", bytes done, bytes in all).
+    """Build the network and fill it from `directory`, an adapter merged in; `progress` hears ("weights", bytes done,
+    bytes in all).
 
     Raises CheckpointError for a missing, truncated or foreign file and for every key that does not fit.
     """
+    adapter = adapter or Adapter({})
     with torch.device("meta"):
         network = Network(config)
     with open_tensors(directory) as tensors:
-        state = _read(network, tensors, device, dtype, progress)
+        state = _read(network, tensors, device, dtype, progress, adapter)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def _read(
-    network: Network, tensors: Tensors, device: torch.device, dtype: torch.dtype, progress: Progress | None
+    network: Network,
+    tensors: Tensors,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None,
+    adapter: Adapter,
 ) -> dict[str, Tensor]:
     layout = layout_of(tensors.file_of)
+    adapter.check({key for name in network.state_dict() for names in _names_of_parts(name) for key in names})
     left = set(tensors.file_of)
     state: dict[str, Tensor] = {}
     bytes_done = 0
@@ -53,9 +67,9 @@ def _read(
         elif name == HEAD and keys[0] not in tensors.file_of:
             continue  # tied: the shared embedding serves, below
         whole = torch.empty(target.shape, dtype=dtype, device=device)
-        for key, part in zip(keys, whole.chunk(len(keys)), strict=True):
+        for key, part, names in zip(keys, whole.chunk(len(keys)), _names_of_parts(name), strict=True):
             source = _source(tensors, key, list(part.shape))
-            part.copy_(source)
+            part.copy_(adapter.merge(names, source))
             bytes_done += source.nbytes
         state[name] = whole
         left.difference_update(keys)
@@ -66,8 +80,14 @@ def _read(
         key = superfluous[0]
         raise CheckpointError(f"{tensors.file_of[key]} has a key that Florence-2 does not: {key}.")
     # A stored head is kept as it is: fine-tunes store one that differs from the embedding.
-    state.setdefault(HEAD, state[SHARED])
+    if HEAD not in state:
+        state[HEAD] = adapter.merge(_names_of_parts(HEAD)[0], state[SHARED]).to(dtype)
     return state
+
+
+def _names_of_parts(name: str) -> list[tuple[str, ...]]:
+    """For each part of our tensor `name`, what the layouts call it."""
+    return list(zip(*(keys_of(name, layout) for layout in Layout), strict=True))
 
 
 def _source(tensors: Tensors, key: str, shape: list[int]) -> Tensor:
