@@ -10,6 +10,7 @@ that of one model. A request's `text` says what running it does:
     hold         never answers    gate:F   answers once F exists bad     fails with bad_image
     noise        prints to standard error, then answers
     model        answers with the name of the model
+    located      answers with two phrases in places, the first of which its checkpoint would leave out of grounding
     kill         kills itself with SIGKILL, as somebody outside would
     child        starts a process of its own (its pid goes to the file named by the image), then never answers
     once:F:HOW   does HOW while F does not exist, creates it first
@@ -47,7 +48,12 @@ from vision_server.worker.protocol import (
 
 def answer(run: Run) -> Done:
     """What the fake says to a request; tests compare with it."""
-    return Done(run.id, f"{run.task}|{run.text}|{len(run.image)}", 64, 48, "stop", 7, 3, 0.001, 0.002, 0.003)
+    text = f"{run.task}|{run.text}|{len(run.image)}"
+    banned: tuple[str, ...] = ()
+    if run.text == "located":
+        box = "<loc_0><loc_0><loc_499><loc_499>"
+        text, banned = f"it{box}a car{box}", ("it",)
+    return Done(run.id, text, 64, 48, "stop", 7, 3, 0.001, 0.002, 0.003, banned)
 
 
 def say(frame: Frame) -> None:

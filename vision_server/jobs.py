@@ -64,6 +64,7 @@ class Outcome:
     prompt_tokens: int
     new_tokens: int
     timings_ms: dict[str, float]
+    banned: tuple[str, ...] = ()  # phrases that the checkpoint would have an answer of grounding leave out
 
 
 class Queue:
@@ -168,6 +169,7 @@ def _outcome(done: Done, job: Job) -> Outcome:
         prompt_tokens=done.prompt_tokens,
         new_tokens=done.new_tokens,
         timings_ms={name: round(value * 1000, 3) for name, value in seconds.items()},
+        banned=done.banned,
     )
 
 

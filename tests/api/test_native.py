@@ -24,6 +24,17 @@ async def test_the_model_may_be_named(serve: Serve) -> None:
         assert (await ask(client, model=name))[0] == 200
 
 
+async def test_what_the_checkpoint_bans_from_grounding_is_left_out_of_that_alone(serve: Serve) -> None:
+    client = await serve()
+    for prompt, labels in (
+        ("<CAPTION_TO_PHRASE_GROUNDING>", ["a car"]),
+        ("<OPEN_VOCABULARY_DETECTION>", ["it", "a car"]),
+    ):
+        status, body = await ask(client, prompt=prompt, text_input="located")
+        assert status == 200
+        assert (body["result"].get("labels") or body["result"]["bboxes_labels"]) == labels
+
+
 async def test_keep_alive_is_the_idle_time_after_the_request(serve: Serve, status_becomes: StatusBecomes) -> None:
     client = await serve()
     assert (await ask(client, keep_alive="5m"))[0] == 200

@@ -78,7 +78,9 @@ class Bench:
         self.inbox: Inbox = queue.SimpleQueue()
         self.said: list[Frame] = []
         ready = Ready("toy", "cpu", "float32", slots)
-        self.stepper = Stepper(engine, self.inbox, ready, self.said.append, toy_prepare, lambda options: options)
+        self.stepper = Stepper(
+            engine, self.inbox, ready, self.said.append, toy_prepare, lambda options: options, banned=("it",)
+        )
 
     def run(self, run_id: int, beams: int = 3) -> Run:
         run = Run(run_id, f"r{run_id}", "<CAPTION>", options=Options(num_beams=beams))
@@ -111,7 +113,7 @@ def test_a_request_joins_between_two_steps() -> None:
     bench.stepper.turn()
     bench.both(2)
     bench.stepper.turn()
-    assert bench.answers == [Done(1, "sentence 1", 8, 6, "stop", 4, 2, 0.125, 0.5, 0.25)]
+    assert bench.answers == [Done(1, "sentence 1", 8, 6, "stop", 4, 2, 0.125, 0.5, 0.25, ("it",))]
     bench.turns_until_idle()
     assert list(bench.codes) == [1, 2]
     assert bench.engine.most == 2

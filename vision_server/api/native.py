@@ -27,7 +27,7 @@ async def process_image(request: web.Request) -> web.Response:
     parse, raw = flag(fields, "parse"), flag(fields, "raw")
     job = to_request(fields, request[REQUEST_ID], request.app[MODELS], request.app[SETTINGS])
     outcome = await queue.submit(job)
-    result: Any = answer(job.task, outcome.text, (outcome.width, outcome.height))
+    result: Any = answer(job.task, outcome.text, (outcome.width, outcome.height), outcome.banned)
     if parse and of_token(job.task).fields:
         result = parse_fields(job.task, outcome.text)
     response = reply(request, {"result": result, **({"raw": outcome.text} if raw else {})}, result)

@@ -145,7 +145,7 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
 
     from ..engine import Florence, Options
 
-    engine = Florence.load(directory, hello.device, hello.dtype, _reporter(say))
+    engine = Florence.load(directory, hello.device, hello.dtype, _reporter(say), hello.adapter)
     if engine.device == "cpu":
         torch.set_num_threads(hello.threads or _cores())
     cuda = torch.cuda if engine.device.startswith("cuda") else None
@@ -168,6 +168,7 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
         to_options=lambda options: Options(**asdict(options)),
         memory=memory,
         release=release,
+        banned=engine.config.banned_grounding_tokens,
     )
 
 

@@ -115,7 +115,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Done:
-    """The answer to `Run(id)`: raw text, size of the upright picture in pixels, counts and seconds."""
+    """The answer to `Run(id)`: raw text, size of the upright picture in pixels, counts and seconds; and the phrases
+    that the checkpoint would have an answer of grounding leave out, since only the worker reads a checkpoint."""
 
     id: int
     text: str
@@ -127,6 +128,7 @@ class Done:
     decode_s: float
     encode_s: float
     generate_s: float
+    banned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,8 @@ def _parse(header: bytes, payload: bytes) -> Frame:
                 values["region"] = tuple(values["region"])
         elif payload:
             raise ProtocolError(f"a {kind.__name__} has no payload")
+        elif kind is Done:
+            values["banned"] = tuple(values.get("banned", ()))
         frame: Frame = kind(**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProtocolError(f"not a frame: {type(error).__name__} in {header[:80]!r}") from error
@@ -233,5 +237,6 @@ def _check_types(frame: Frame) -> None:
     for f in fields(frame):
         value = getattr(frame, f.name)
         wanted = _PLAIN.get(str(f.type))
-        if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+        wrong = wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool))
+        if wrong or (f.name == "banned" and not all(isinstance(phrase, str) for phrase in value)):
             raise ProtocolError(f"{type(frame).__name__}.{f.name} is a {type(value).__name__}, expected {f.type}")

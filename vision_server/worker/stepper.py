@@ -99,7 +99,8 @@ class Stepper:
 
     Into the inbox goes a Run as soon as it has come, so that a Cancel of it counts, and then what `prepare` made of it.
     `say` sends a frame; `prepare` is for those that must start over; `to_options` makes the engine's options; `memory`
-    tells the device memory held, in bytes; `release` returns what the engine's allocator keeps unused.
+    tells the device memory held, in bytes; `release` returns what the engine's allocator keeps unused; `banned` goes
+    with every answer.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Stepper:
         to_options: Callable[[Options], object],
         memory: Callable[[], int] = lambda: 0,
         release: Callable[[], None] = lambda: None,
+        banned: tuple[str, ...] = (),
     ) -> None:
         self.ready = ready
         self._inbox = inbox
@@ -121,6 +123,7 @@ class Stepper:
         self._to_options = to_options
         self._memory = memory
         self._release = release
+        self._banned = banned
         self._open: set[int] = set()  # taken on, not answered
         self._cancelled: set[int] = set()  # before their picture was decoded
         self._backlog: deque[Prepared] = deque()
@@ -197,7 +200,7 @@ class Stepper:
             self._make_room(error)
             return
         for ticket, generation in finished:
-            self._answer(_done(self._running.pop(ticket), generation))
+            self._answer(_done(self._running.pop(ticket), generation, self._banned))
         now_s = time.monotonic()
         if now_s - self._reported_s >= _REPORT_EVERY_S:
             self._reported_s = now_s
@@ -227,7 +230,7 @@ class Stepper:
         self._say(frame)
 
 
-def _done(row: Row, generation: Generation) -> Done:
+def _done(row: Row, generation: Generation, banned: tuple[str, ...]) -> Done:
     return Done(
         id=row.run.id,
         text=generation.text,
@@ -239,4 +242,5 @@ def _done(row: Row, generation: Generation) -> Done:
         decode_s=row.decode_s,
         encode_s=generation.encode_s,
         generate_s=generation.generate_s,
+        banned=banned,
     )
