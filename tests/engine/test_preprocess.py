@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from tests.engine.conftest import Pair
 from tests.tiny import picture, tokenizer
 from vision_server.engine.config import PreprocessConfig, read_config
 from vision_server.engine.preprocess import to_pixels
+from vision_server.errors import CheckpointError
 
+CONFIG = Path(__file__).parents[1] / "data" / "config.base.json"
 STOCK = {
     "do_center_crop": False,
     "image_mean": [0.485, 0.456, 0.406],
@@ -46,15 +49,32 @@ def test_a_grey_picture_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
-def test_where_the_values_are_read_from(one_pair: Pair, tmp_path: Path, name: str) -> None:
-    config = (one_pair.directory / "config.json").read_text(encoding="utf-8")
-    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+def test_where_the_values_are_read_from(tmp_path: Path, name: str) -> None:
+    shutil.copy(CONFIG, tmp_path / "config.json")
     assert read_config(tmp_path).preprocess == PreprocessConfig()
     values = {"size": {"height": 96, "width": 64}, "image_mean": [0.1, 0.2, 0.3], "resample": 2}
     written = values if name.startswith("pre") else {"image_processor": values}
     (tmp_path / name).write_text(json.dumps(written), encoding="utf-8")
     read = read_config(tmp_path).preprocess
     assert (read.height, read.width, read.mean, read.resample) == (96, 64, (0.1, 0.2, 0.3), 2)
+
+
+def test_banned_phrases_are_read_where_transformers_looks_for_them(tmp_path: Path) -> None:
+    shutil.copy(CONFIG, tmp_path / "config.json")
+    path = tmp_path / "processor_config.json"
+    for grounding, expected in (
+        ({"phrase_grounding": {"banned_grounding_tokens": ["it", "a group"]}}, ("it", "a group")),
+        ({"phrase_grounding": {}}, ()),
+        ({}, ()),
+        (None, ()),
+    ):
+        path.write_text(json.dumps({"post_processor_config": grounding}), encoding="utf-8")
+        assert read_config(tmp_path).banned_grounding_tokens == expected
+    for broken in ("it", [3], 7):
+        wrong = {"post_processor_config": {"phrase_grounding": {"banned_grounding_tokens": broken}}}
+        path.write_text(json.dumps(wrong), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"processor_config\.json.*banned_grounding_tokens"):
+            read_config(tmp_path)
 
 
 def test_ids_equal_the_reference(one_pair: Pair) -> None:
