@@ -32,7 +32,7 @@ class Daemon:
     def call(self, path: str, body: bytes | None = None) -> tuple[int, Any]:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "x/y"} if body is not None else {})
         try:
-            with urllib.request.urlopen(request, timeout=120) as response:
+            with urllib.request.urlopen(request, timeout=280) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:

@@ -240,7 +240,7 @@ def test_doctor_tells_everything_and_what_is_wrong(folder: Path, tmp_path: Path)
     ):
         assert said in done.stdout
     assert "s3cret" not in done.stdout
-    assert done.stdout.endswith(f"What is wrong (1):\n  - model {folder}: {folder} holds no weights.\n")
+    assert done.stdout.endswith(f"What is wrong (1):\n  - model toy: {folder} holds no weights.\n")
     (folder / "model.safetensors").write_bytes(b"x")
     done = run(*words)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Nothing is wrong.")

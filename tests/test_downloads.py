@@ -45,7 +45,7 @@ def hub() -> Iterator[Hub]:
 def start(tmp_path: Path) -> Iterator[Start]:
     """A daemon that serves the repository; flags as words, environment by name. This machine's own hub is not seen."""
     config = tmp_path / "config.yaml"
-    config.write_text(f"model: {NAME}\nport: 0\ndevice: cpu\n")
+    config.write_text(f"model: {NAME}\nport: 0\ndevice: cpu\nload_stall_timeout_s: 600\n")
     plain = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
     plain |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*"}
     with contextlib.ExitStack() as stack:
