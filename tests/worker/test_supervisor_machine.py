@@ -97,7 +97,7 @@ class WorkerLife(RuleBasedStateMachine):
 
     # The worker
 
-    @rule(slots=st.integers(1, 4))
+    @rule(slots=st.sampled_from([1, 2, 4, 2 * MAX_OVERTAKING]))
     @precondition(lambda self: self.starting() or self.serving())
     def ready(self, slots: int) -> None:
         self.world.ready(slots)
@@ -122,6 +122,13 @@ class WorkerLife(RuleBasedStateMachine):
             self.world.done(job)
         else:
             self.world.failed(job)
+
+    @rule(count=st.integers(2, 2 * MAX_OVERTAKING))
+    @precondition(lambda self: self.serving() and self.held)
+    def work_off(self, count: int) -> None:
+        for _ in range(count):
+            if self.serving() and self.held:
+                self.world.done(self.world.supervisor.line.held[self.held[0]])
 
     @rule(end=st.sampled_from([CRASH, KILLED, ENDED]))
     @precondition(lambda self: self.world.children)
