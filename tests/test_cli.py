@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*REAL, *words], capture_output=True, text=True, timeout=60, env={**ENVIRONMENT, **environment}
+        [*REAL, *words], capture_output=True, text=True, timeout=240, env={**ENVIRONMENT, **environment}
     )
 
 
