@@ -42,7 +42,7 @@ def shapes(result: str | Mapping[str, Any]) -> list[Shape]:
     if isinstance(result, str):
         return found
     for places, names, kind in _PARTS:
-        labels = next((result[name] for name in names if name in result), [])
+        labels: list[str] = next((result[name] for name in names if name in result), [])
         for place, label in zip(result.get(places, []), labels, strict=False):
             found.append(Shape(kind, label, place if kind == "polygon" else [place]))
     return found
