@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,8 @@ def measure(directory: Path, dtype: str, pairs: int) -> dict[str, Any]:
     The peak is the high-water mark of the whole resident set, private memory and mapped pages of files alike, above
     where it stood before: a mapped page that is clean could be dropped at any time, but until it is, it is there. None
     where the system does not tell. Warm: the system has the file in memory. Cold: it is made to drop it before each
-    half of a pair, which only Linux does.
+    half of a pair, which only Linux does. Seconds of the processor stand beside those of the clock, since on a machine
+    that is busy with something else only they say much.
     """
     from vision_server.engine import Florence
 
@@ -58,15 +61,17 @@ def measure(directory: Path, dtype: str, pairs: int) -> dict[str, Any]:
     state = florence.network.state_dict()
     tensor_bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in state.values()}.values())
     del florence, state
+    load = partial(Florence.load, directory, "cpu", dtype)
+    halves: dict[str, Callable[[], object]] = {"read": partial(_read, files), "load": load}
     seconds: dict[str, list[float]] = {}
     for _ in range(pairs):
         for warmth in ("warm", "cold") if sys.platform == "linux" else ("warm",):
-            _prepare(files, warmth)
-            seconds.setdefault(f"{warmth}_read_s", []).append(_timed_read(files))
-            _prepare(files, warmth)
-            began_s = time.perf_counter()
-            Florence.load(directory, "cpu", dtype)
-            seconds.setdefault(f"{warmth}_load_s", []).append(time.perf_counter() - began_s)
+            for name, act in halves.items():
+                _prepare(files, warmth)
+                began_s, began_cpu_s = time.perf_counter(), time.process_time()
+                act()
+                seconds.setdefault(f"{warmth}_{name}_s", []).append(time.perf_counter() - began_s)
+                seconds.setdefault(f"{warmth}_{name}_cpu_s", []).append(time.process_time() - began_cpu_s)
     return {
         "file_bytes": sum(path.stat().st_size for path in files),
         "tensor_bytes": tensor_bytes,
@@ -77,7 +82,7 @@ def measure(directory: Path, dtype: str, pairs: int) -> dict[str, Any]:
 
 def _prepare(files: list[Path], warmth: str) -> None:
     if warmth == "warm":
-        _timed_read(files)
+        _read(files)
         return
     for path in files:
         with path.open("rb") as file:
@@ -85,14 +90,12 @@ def _prepare(files: list[Path], warmth: str) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _timed_read(files: list[Path]) -> float:
+def _read(files: list[Path]) -> None:
     buffer = bytearray(8 << 20)
-    began_s = time.perf_counter()
     for path in files:
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
-    return time.perf_counter() - began_s
 
 
 def _start_high_water() -> int | None:

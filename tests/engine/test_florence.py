@@ -99,7 +99,8 @@ def test_what_an_answer_says_of_itself(one_pair: Pair) -> None:
     assert cut.prompt_tokens == len(one_pair.ours.tokenizer.encode(PROMPT))
     assert cut.encode_s > 0
     assert cut.generate_s > 0
-    ended = [one_pair.ours.generate([(picture(seed), PROMPT)], max_new_tokens=100)[0] for seed in range(6)]
+    asked = [(picture(seed), PROMPT) for seed in range(6)]
+    ended = one_pair.ours.generate(asked, num_beams=5, max_new_tokens=100)
     assert any(answer.finish_reason == "stop" for answer in ended)
     for answer in ended:
         assert "<s>" not in answer.text
