@@ -125,6 +125,13 @@ def random_model(shape: Shape) -> Florence2ForConditionalGeneration:
         shared = model.model.language_model.shared.weight
         shared.mul_(0.2)
         shared[LIVELY] = torch.randn(len(LIVELY), shared.shape[1]) * 0.5
+        shared[EOS] *= 3
+        # Else a token's own embedding, tied to the head, makes it its own likeliest successor, whatever the picture.
+        for name, parameter in model.named_parameters():
+            if "decoder.embed_positions" in name:
+                parameter.mul_(4 * (shared.shape[1] ** 0.5 if config.text_config.scale_embedding else 1))
+            elif "encoder_attn.out_proj.weight" in name:
+                parameter.mul_(4)
     model.tie_weights()
     return model
 
