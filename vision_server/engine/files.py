@@ -144,7 +144,7 @@ def _load_bin(path: Path, mmap: bool) -> dict[str, Tensor]:
         if mmap and isinstance(error, RuntimeError):
             raise _NotAnArchive from error
         raise CheckpointError(f"The checkpoint's {path.name} is truncated or not a PyTorch file.") from error
-    items = state.items() if isinstance(state, dict) else [(None, None)]
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in items):
+    tensors: dict[str, Tensor] = state if isinstance(state, dict) else {}
+    if not tensors or not all(isinstance(key, str) and isinstance(one, Tensor) for key, one in tensors.items()):
         raise CheckpointError(f"The checkpoint's {path.name} is not a dictionary of tensors.")
-    return state
+    return tensors
