@@ -73,6 +73,7 @@ def test_a_flag_is_the_name_without_its_unit() -> None:
     assert flags["max_queue"] == "--max-queue"
     assert flags["max_body_mb"] == "--max-body"
     assert flags["max_pixels_m"] == "--max-pixels"
+    assert flags["feature_cache_mb"] == "--feature-cache"
     assert flags["allowed_hosts"] == "--allowed-hosts"
     assert flags["models"] == flags["hf_token"] == ""  # the one has no text form, the other is not for `ps`
     named = [flag for flag in flags.values() if flag]
@@ -166,6 +167,7 @@ def test_an_empty_variable_counts_as_unset(empty: Path) -> None:
         ("hf_endpoint", "https://me:pw@hub.example", "must be an address"),
         ("hf_endpoint", "ftp://hub.example", "must be an address"),
         ("download_stall_timeout_s", "0", "between 0.001 and"),
+        ("feature_cache_mb", "-1", "between 0 and 65536"),
     ],
 )
 def test_a_value_that_cannot_be_used_names_its_source(empty: Path, name: str, value: str, said: str) -> None:
@@ -181,6 +183,7 @@ def test_a_value_that_cannot_be_used_names_its_source(empty: Path, name: str, va
         ("idle_timeout_s", "-1", -1.0),
         ("idle_timeout_s", 0, 0.0),
         ("max_batch", "8", 8),
+        ("feature_cache_mb", "0", 0.0),
         ("max_batch", "AUTO", "auto"),
         ("device", "CUDA:1", "cuda:1"),
         ("allow_anonymous", "yes", True),

@@ -80,6 +80,9 @@ class Settings:
     max_batch: int | Literal["auto"] = _row(
         whole_or_auto(1, 1024), "auto", "Requests decoded together; auto asks the device's memory."
     )
+    feature_cache_mb: float = _row(
+        number(0, 65_536), 64.0, "MiB of image features kept for the next prompts on a picture; 0 for none."
+    )
     request_timeout_s: float = _row(number(0.001, 86_400), 300.0, "A request that waited longer is answered with 504.")
     load_stall_timeout_s: float = _row(
         number(0.001, 86_400), 120.0, "A load that reports no progress for this long is ended."

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import queue as queues
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +21,7 @@ from tests.tiny import Shape, picture, write_checkpoint
 from vision_server.engine import Florence
 from vision_server.errors import BadImage, BadInput, CheckpointError, LoadFailed, PromptTooLong
 from vision_server.jobs import Model, Options, Outcome, Queue, Request, open_queue
+from vision_server.worker import child
 from vision_server.worker.child import auto_slots
 from vision_server.worker.protocol import Cancel, Decoder, Done, Failed, Frame, Hello, Progress, Ready, Run, encode
 
@@ -204,6 +207,27 @@ def test_a_short_request_overtakes_a_long_one_and_a_cancel_ends_that(raw: Raw) -
     assert first.id == 2
     raw.say(Cancel(1))
     assert raw.until(is_a(Failed)) == Failed(1, Failed.CANCELLED, Failed.CANCELLED)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
+def test_features_of_pictures_are_kept_as_hello_says(checkpoint: Path, kept_bytes: int) -> None:
+    """In this process, so that the engine can be seen: two pictures, and then what a lack of memory has it do."""
+    inbox: queues.SimpleQueue[Any] = queues.SimpleQueue()
+    said: list[Frame] = []
+    hello = Hello(str(checkpoint), "toy", "cpu", threads=1, max_batch=1, feature_cache_bytes=kept_bytes)
+    stepper = child._load(hello, inbox, said.append)
+    for run_id in (1, 2):
+        asked = run(run_id, Options(max_new_tokens=5))
+        for item in (asked, stepper._prepare(asked)):
+            inbox.put(item)
+        while not any(isinstance(frame, Done) and frame.id == run_id for frame in said):
+            stepper.turn()
+    engine = stepper._engine
+    assert isinstance(engine, Florence)
+    row_bytes = engine.image_tokens * 32 * 4  # the tiny model's width, in float32
+    assert engine.feature_bytes == (2 * row_bytes if kept_bytes else 0)
+    stepper._release()
+    assert engine.feature_bytes == 0
 
 
 @pytest.mark.parametrize("when", [Progress, Ready, Run])

@@ -80,6 +80,7 @@ def _hello(model: Served, settings: Settings) -> Hello:
         endpoint=settings.hf_endpoint,
         stall_timeout_s=files.stall_timeout_s if files else settings.download_stall_timeout_s,
         adapter=_absolute(model.adapter),
+        feature_cache_bytes=int(settings.feature_cache_mb * (1 << 20)),
     )
 
 

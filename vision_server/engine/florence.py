@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -22,8 +24,9 @@ from vision_server.engine.beam import BeamSearch, Rules
 from vision_server.engine.cache import DecoderCache
 from vision_server.engine.config import PAD, Config, read_config
 from vision_server.engine.device import choose_device, choose_dtype
+from vision_server.engine.features import DEFAULT_BYTES, Features
 from vision_server.engine.network import Network
-from vision_server.engine.preprocess import PromptTokenizer, to_pixels
+from vision_server.engine.preprocess import PromptTokenizer, normalise, to_rgb
 from vision_server.engine.weights import Progress, load_network
 from vision_server.errors import BadOption, OutOfMemory, PromptTooLong
 
@@ -57,7 +60,8 @@ class Generation:
 @dataclass
 class _Request:
     ticket: int
-    pixels: Tensor
+    rgb: NDArray[np.uint8]
+    picture_key: bytes
     prompt_ids: list[int]
     rules: Rules
     encode_s: float = 0.0
@@ -68,7 +72,13 @@ class Florence:
     """Not thread-safe: one thread submits, steps and cancels."""
 
     def __init__(
-        self, network: Network, config: Config, tokenizer: PromptTokenizer, device: torch.device, dtype: torch.dtype
+        self,
+        network: Network,
+        config: Config,
+        tokenizer: PromptTokenizer,
+        device: torch.device,
+        dtype: torch.dtype,
+        feature_cache_bytes: int = DEFAULT_BYTES,
     ) -> None:
         self.network, self.config, self.tokenizer = network, config, tokenizer
         self._device, self._dtype = device, dtype
@@ -78,6 +88,7 @@ class Florence:
             text.decoder_layers, text.decoder_attention_heads, head_dim, self.max_positions, device, dtype
         )
         self._beams = BeamSearch(device)
+        self._features = Features(self._look, config.preprocess, feature_cache_bytes)
         self._tickets = count(1)
         self._pending: list[_Request] = []
         self._running: list[_Request] = []  # in the order of the slots of cache and beams
@@ -90,10 +101,12 @@ class Florence:
         dtype: str = "auto",
         progress: Progress | None = None,
         adapter: Path | str | None = None,
+        feature_cache_bytes: int = DEFAULT_BYTES,
     ) -> Florence:
         """Load a checkpoint directory. `device` is auto, cpu, cuda, cuda:N, mps or xpu; `dtype` is auto, float32,
         float16 or bfloat16. `progress` hears (phase, bytes done, bytes in all). `adapter` is a folder with a LoRA
-        adapter of PEFT's, merged into the weights.
+        adapter of PEFT's, merged into the weights. `feature_cache_bytes` of device memory may hold the features of
+        the last pictures, so that they are looked at only once; 0 for none.
 
         Raises CheckpointError (files), BadOption (unknown device or dtype), OutOfMemory.
         """
@@ -107,7 +120,7 @@ class Florence:
             network = load_network(directory, config, target, kind, progress, lora)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory("The device has too little free memory to load the model.") from error
-        return cls(network, config, tokenizer, target, kind)
+        return cls(network, config, tokenizer, target, kind, feature_cache_bytes)
 
     @property
     def device(self) -> str:
@@ -131,6 +144,15 @@ class Florence:
     def busy(self) -> bool:
         return bool(self._pending or self._running)
 
+    @property
+    def feature_bytes(self) -> int:
+        """Device memory that the features of the last pictures take."""
+        return self._features.nbytes
+
+    def forget_features(self) -> None:
+        """Give that memory up; pictures that come again are looked at again."""
+        self._features.clear()
+
     def new_tokens(self) -> dict[int, int]:
         """How many tokens each running request has so far, by ticket."""
         return {request.ticket: self._beams.new_tokens(slot) for slot, request in enumerate(self._running)}
@@ -145,7 +167,8 @@ class Florence:
         if len(prompt_ids) > room:
             raise PromptTooLong(f"The prompt has {len(prompt_ids) - 2} tokens; this model takes at most {room - 2}.")
         rules = self._rules(options or Options())
-        request = _Request(next(self._tickets), to_pixels(image, self.config.preprocess), prompt_ids, rules)
+        rgb = to_rgb(image, self.config.preprocess)
+        request = _Request(next(self._tickets), rgb, self._features.key(rgb), prompt_ids, rules)
         self._pending.append(request)
         return request.ticket
 
@@ -204,8 +227,7 @@ class Florence:
     def _admit(self, requests: list[_Request]) -> None:
         """Look at the pictures, encode the prompts, and give every request a slot."""
         began_s = time.perf_counter()
-        pixels = torch.stack([request.pixels for request in requests]).to(self._device, self._dtype)
-        features = self.network.look(pixels)
+        features = self._features.of([r.rgb for r in requests], [r.picture_key for r in requests])
         lengths = [len(request.prompt_ids) for request in requests]
         ids = pad_sequence([torch.tensor(r.prompt_ids) for r in requests], batch_first=True, padding_value=PAD)
         mask = None
@@ -220,6 +242,10 @@ class Florence:
         now_s = time.perf_counter()
         for request in requests:
             request.encode_s, request.started_s = now_s - began_s, now_s
+
+    def _look(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        pixels = torch.stack([normalise(rgb, self.config.preprocess) for rgb in pictures])
+        return self.network.look(pixels.to(self._device, self._dtype))
 
     def _drop(self, slot: int) -> None:
         self._cache.remove(slot)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
@@ -27,15 +28,25 @@ FLORENCE_TOKENS = (
 )
 
 
-def to_pixels(image: Image.Image, config: PreprocessConfig) -> Tensor:
-    """An upright RGB picture -> normalised pixels (3, height, width) in float32, its aspect ratio not kept."""
+def to_rgb(image: Image.Image, config: PreprocessConfig) -> NDArray[np.uint8]:
+    """An upright picture -> RGB (height, width, 3) of the size the model looks at, its aspect ratio not kept."""
     if image.mode != "RGB":
         image = image.convert("RGB")
     if image.size != (config.width, config.height):
         image = image.resize((config.width, config.height), Image.Resampling(config.resample))
-    pixels_HWC = np.asarray(image, dtype=np.float32) * np.float32(config.rescale_factor)
+    return np.asarray(image)
+
+
+def normalise(rgb_HWC: NDArray[np.uint8], config: PreprocessConfig) -> Tensor:
+    """RGB -> pixels (3, height, width) in float32, as the model was trained on them."""
+    pixels_HWC = rgb_HWC.astype(np.float32) * np.float32(config.rescale_factor)
     pixels_HWC = (pixels_HWC - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
     return torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+
+
+def to_pixels(image: Image.Image, config: PreprocessConfig) -> Tensor:
+    """Both at once."""
+    return normalise(to_rgb(image, config), config)
 
 
 class PromptTokenizer:

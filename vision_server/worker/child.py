@@ -145,7 +145,9 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
 
     from ..engine import Florence, Options
 
-    engine = Florence.load(directory, hello.device, hello.dtype, _reporter(say), hello.adapter)
+    engine = Florence.load(
+        directory, hello.device, hello.dtype, _reporter(say), hello.adapter, hello.feature_cache_bytes
+    )
     if engine.device == "cpu":
         torch.set_num_threads(hello.threads or _cores())
     cuda = torch.cuda if engine.device.startswith("cuda") else None
@@ -154,10 +156,12 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
         return int(cuda.memory_reserved(engine.device)) if cuda else 0
 
     def release() -> None:
+        engine.forget_features()
         if cuda:
             cuda.empty_cache()
 
-    slots = hello.max_batch or auto_slots(memory(), cuda.mem_get_info(engine.device)[0] if cuda else None)
+    free_bytes = cuda.mem_get_info(engine.device)[0] - hello.feature_cache_bytes if cuda else None
+    slots = hello.max_batch or auto_slots(memory(), free_bytes)
     ready = Ready(hello.model, engine.device, engine.dtype, slots, memory())
     return Stepper(
         engine,

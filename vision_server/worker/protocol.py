@@ -58,6 +58,7 @@ class Hello:
 
     Without a `directory` the files come from `repository` at `revision` of the hub, into the folder `cache`, unless
     they are there; what is None of `token`, `cache` and `endpoint` is the hub library's to know. `adapter` is a folder.
+    `feature_cache_bytes` bounds the image features that are kept for a picture's next prompt; 0 keeps none.
     """
 
     directory: str | None
@@ -77,6 +78,7 @@ class Hello:
     endpoint: str | None = None
     stall_timeout_s: float = 60.0
     adapter: str | None = None
+    feature_cache_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True)

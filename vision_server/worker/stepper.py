@@ -99,8 +99,8 @@ class Stepper:
 
     Into the inbox goes a Run as soon as it has come, so that a Cancel of it counts, and then what `prepare` made of it.
     `say` sends a frame; `prepare` is for those that must start over; `to_options` makes the engine's options; `memory`
-    tells the device memory held, in bytes; `release` returns what the engine's allocator keeps unused; `banned` goes
-    with every answer.
+    tells the device memory held, in bytes; `release` gives up what the engine keeps without need; `banned` goes with
+    every answer.
     """
 
     def __init__(
