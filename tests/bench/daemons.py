@@ -1,0 +1,67 @@
+"""A daemon in a process of its own for the benchmarks that come by HTTP, and the pictures and times of requests to it.
+Not a benchmark."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from tests.daemon_process import ENVIRONMENT, Daemon
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 280.0
+
+
+@contextlib.contextmanager
+def running(*words: str, module: str = "vision_server") -> Iterator[Daemon]:
+    """`python -m module` on a free port; killed at the end."""
+    command = [sys.executable, "-m", module, "--port", "0", *words]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    try:
+        daemon = Daemon(process)
+        # a pipe that nobody reads would fill, and stop the daemon
+        threading.Thread(target=process.communicate, daemon=True).start()
+        yield daemon
+    finally:
+        process.kill()
+        process.wait()
+
+
+def timed(daemon: Daemon, path: str, body: bytes | None = None) -> tuple[float, Any]:
+    """Seconds from opening a connection to the end of the answer, and the answer. Raises AssertionError unless 200."""
+    address = urlsplit(daemon.url)
+    assert address.hostname is not None
+    began_s = time.perf_counter()
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=TIMEOUT_S)
+    with contextlib.closing(connection):
+        connection.request("GET" if body is None else "POST", path, body)
+        response = connection.getresponse()
+        said = response.read()
+    seconds = time.perf_counter() - began_s
+    assert response.status == 200, said
+    return seconds, json.loads(said)
+
+
+def jpeg(number: int, least_bytes: int = 1) -> bytes:
+    """A JPEG of noise, another one for each number; its side grows until it has `least_bytes`."""
+    side = max(64, int((least_bytes * 0.6) ** 0.5))
+    while True:
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        if file.tell() >= least_bytes:
+            return file.getvalue()
+        side += 8
