@@ -181,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", default=[], help="rows whose name begins so", metavar="NAME")
     add_json_flag(parser)
     args = parser.parse_args(argv)
+    if args.tokens < WARM_TOKENS:
+        parser.error(f"--tokens must be at least {WARM_TOKENS}, since the first and the last are forced")
     on_cpu = args.device == "cpu"
     torch.set_num_threads(args.threads)
     plans = {

@@ -144,6 +144,13 @@ def test_the_script_writes_rows_and_table(
     assert f"| {name} |" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["--tokens", "3"], ["--pairs", "0"], ["--only", "CPU fp16"]])
+def test_what_cannot_be_measured_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        compare.main(words)
+    assert ended.value.code == 2
+
+
 @pytest.mark.parametrize(("name", "million", "image_tokens"), [("base", 230, 577), ("large", 770, 577)])
 def test_the_published_sizes(name: str, million: int, image_tokens: int, tmp_path: Path) -> None:
     size = published(name)
