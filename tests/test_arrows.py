@@ -22,7 +22,7 @@ ROOMS: dict[str, str] = {
     "setting_models": "setting_kinds",
     "settings": "errors setting_kinds setting_models",
     "hub": "errors",
-    "catalog": "errors hub",
+    "catalog": "errors hub tasks",
     "images": "errors",
     "tasks": "errors",
     "served": "errors setting_models settings hub catalog tasks",

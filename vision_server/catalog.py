@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import BadSetting
 from .hub import is_repository, is_revision
+from .tasks import TASKS
 
 MAIN = "main"
 EMBEDDED = Path(__file__).parent / "models" / "demo"
@@ -69,7 +70,7 @@ CATALOG: tuple[Checkpoint, ...] = (
     Checkpoint(
         "demo",
         EMBEDDED,
-        prompts=("<CAPTION>", "<DETAILED_CAPTION>", "<OD>", "<OCR>", "<GENERATE_TAGS>"),
+        prompts=tuple(task.token for task in TASKS),
         family="embedded",
     ),
 )

@@ -21,14 +21,15 @@ from vision_server.training.questions import Question, ask
 from vision_server.training.scenes import TRAIN_SEEDS, Scene, scene
 
 IGNORE = IGNORED
+LONG_SHARE = 0.65  # of the steps that ask the prompts with long answers
 UNSIGNED_SHARE = 0.5  # of the scenes without a sign that are learned from: reading is what takes longest
 # How often a prompt is chosen, against the others of its group. The prompts of a step share the length of the longest
 # answer, so those with long answers keep to themselves.
 SHORT = {
-    "<CAPTION>": 1.0,
+    "<CAPTION>": 1.5,
     "<OCR>": 2.0,
     "<OCR_WITH_REGION>": 2.0,
-    "<OPEN_VOCABULARY_DETECTION>": 1.0,
+    "<OPEN_VOCABULARY_DETECTION>": 2.0,
     "<REGION_TO_CATEGORY>": 0.5,
     "<REGION_TO_DESCRIPTION>": 1.0,
     "<REGION_TO_OCR>": 1.5,
@@ -37,11 +38,11 @@ SHORT = {
     "<DESCRIPTION>": 1.0,
 }
 LONG = {
-    "<DETAILED_CAPTION>": 1.5,
-    "<MORE_DETAILED_CAPTION>": 1.0,
+    "<DETAILED_CAPTION>": 2.0,
+    "<MORE_DETAILED_CAPTION>": 1.5,
     "<OD>": 1.0,
     "<DENSE_REGION_CAPTION>": 1.0,
-    "<REGION_PROPOSAL>": 0.5,
+    "<REGION_PROPOSAL>": 1.0,
     "<GENERATE_TAGS>": 0.5,
     "<GENERATE_PROMPT>": 0.3,
     "<MIXED_CAPTION>": 0.5,
@@ -49,9 +50,9 @@ LONG = {
     "<MIXED_CAPTION_PLUS>": 0.7,
     "<MIX_CAPTION_PLUS>": 0.7,
     "<ANALYZE>": 1.0,
-    "<CAPTION_TO_PHRASE_GROUNDING>": 1.0,
-    "<REFERRING_EXPRESSION_SEGMENTATION>": 1.5,
-    "<REGION_TO_SEGMENTATION>": 1.5,
+    "<CAPTION_TO_PHRASE_GROUNDING>": 2.0,
+    "<REFERRING_EXPRESSION_SEGMENTATION>": 5.0,
+    "<REGION_TO_SEGMENTATION>": 3.0,
 }
 
 
@@ -61,7 +62,7 @@ class Batch:
 
     `answers` (P*T, L) are `<s> text </s>` with IGNORE behind; `prompt_mask` is true where a prompt token is real. The
     cells are per picture: kinds, colours (P, G, G), letters (P, 2G, 2G), boxes (P, G, G, 4), outlines (P, G, G, 16, 2)
-    of which `points` (P, G, G) are real, texts (P, 7), backgrounds (P,).
+    of which `points` (P, G, G) are real, texts (P, 7), words (P, G, G, 5), backgrounds (P,).
     """
 
     pixels: Tensor
@@ -75,6 +76,7 @@ class Batch:
     outlines: Tensor
     points: Tensor
     texts: Tensor
+    words: Tensor
     backgrounds: Tensor
 
 
@@ -96,7 +98,7 @@ class SceneBatches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         rng = random.Random(self.seed)
         while True:
-            tokens = _chosen(rng, rng.choice((SHORT, LONG)), self.prompts)
+            tokens = _chosen(rng, LONG if rng.random() < LONG_SHARE else SHORT, self.prompts)
             scenes = [_scene(rng) for _ in range(self.pictures)]
             asked = [ask(one, token) for one in scenes for token in tokens]
             sizes = [one.size_px for one in scenes for _ in tokens]
@@ -114,6 +116,7 @@ class SceneBatches(IterableDataset[Batch]):
                 outlines=torch.from_numpy(np.stack([one.outline for one in near])),
                 points=torch.from_numpy(np.stack([one.points for one in near])),
                 texts=torch.from_numpy(np.stack([one.text for one in near])),
+                words=torch.from_numpy(np.stack([one.words for one in near])),
                 backgrounds=torch.tensor([one.background for one in near]),
             )
 

@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision_server.training.pictograms import KINDS
-from vision_server.training.scenes import BACKGROUNDS, COLOURS, Item, Scene
-from vision_server.training.truth import outline, things
+from vision_server.training.scenes import BACKGROUNDS, COLOURS, Item, Scene, Sign
+from vision_server.training.truth import OUTLINE_POINTS, ninth, outline, things
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LONGEST_TEXT: Final = 6
-OUTLINE_POINTS: Final = 16
+SIZES: Final = ("small", "large")
+COLUMNS: Final = ("left", "centre", "right")
+ROWS: Final = ("top", "centre", "bottom")
 END: Final = len(LETTERS)
 IGNORED: Final = -100
 
@@ -26,7 +28,9 @@ class Cells:
     a coarse grid puts two in one). `box`: float32 [row, column, 4], the box of the cell's thing in shares of the side,
     zeros where `kind` is 0. `outline`: float32 [row, column, OUTLINE_POINTS, 2], its outline likewise, of which the
     first `points` [row, column] are real. `text`: [LONGEST_TEXT + 1], the sign's letters 0..25, then END, then IGNORED;
-    all IGNORED without a sign. `background`: the place in BACKGROUNDS.
+    all IGNORED without a sign. `words`: [row, column, 5], the thing's name (a place in KINDS, or behind them the sign),
+    colour, size (IGNORED for the sign), column and row of its middle, each a place in its tuple; IGNORED where there is
+    no thing. `background`: the place in BACKGROUNDS.
     """
 
     kind: NDArray[np.int64]
@@ -36,6 +40,7 @@ class Cells:
     outline: NDArray[np.float32]
     points: NDArray[np.int64]
     text: NDArray[np.int64]
+    words: NDArray[np.int64]
     background: int
 
 
@@ -54,6 +59,7 @@ def cells(scene: Scene, grid: int) -> Cells:
     outlines = np.zeros((grid, grid, OUTLINE_POINTS, 2), dtype=np.float32)
     points = np.zeros_like(kind)
     text = np.full(LONGEST_TEXT + 1, IGNORED, dtype=np.int64)
+    words = np.full((grid, grid, 5), IGNORED, dtype=np.int64)
     best = np.full((grid, grid), 0.35)
     for thing in things(scene):
         x1, y1, x2, y2 = thing.box
@@ -69,10 +75,18 @@ def cells(scene: Scene, grid: int) -> Cells:
         around = np.array(outline(thing), dtype=np.float32).reshape(-1, 2) / scene.size_px
         outlines[own, : len(around)] = around
         points[own] = len(around)
+        words[own] = _words(thing, scene.size_px)
     if scene.sign is not None:
         text[: len(scene.sign.text) + 1] = [*map(LETTERS.index, scene.sign.text), END]
         for letter, (x, y) in zip(scene.sign.text, scene.sign.letter_centres(), strict=True):
             row, column = int(y / side), int(x / side)
             if character[row, column] == 0:
                 character[row, column] = LETTERS.index(letter) + 1
-    return Cells(kind, colour, character, box, outlines, points, text, BACKGROUNDS.index(scene.background))
+    return Cells(kind, colour, character, box, outlines, points, text, words, BACKGROUNDS.index(scene.background))
+
+
+def _words(thing: Item | Sign, size_px: int) -> list[int]:
+    name, size = (
+        (KINDS.index(thing.kind), SIZES.index(thing.size)) if isinstance(thing, Item) else (len(KINDS), IGNORED)
+    )
+    return [name, COLOURS.index(thing.colour), size, *ninth(thing, size_px)]

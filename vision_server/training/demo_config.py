@@ -17,7 +17,6 @@ from vision_server.training.vocabulary import ENDS, IMAGE_TOKEN
 
 SIDE_PX = 128
 GRID = 8
-PROMPTS = ("<CAPTION>", "<DETAILED_CAPTION>", "<OD>", "<OCR>", "<GENERATE_TAGS>")
 
 
 def demo_config(tokenizer: Tokenizer) -> Config:

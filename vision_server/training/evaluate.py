@@ -70,14 +70,27 @@ def evaluate(
     return figures
 
 
+_SHOWN = {
+    "exact": "exact {:.1%}",
+    "words_exact": "words {:.1%}",
+    "letters_character_error_rate": "letter errors {:.1%}",
+    "f1": "F1 {:.1%}",
+    "labels_f1": "labels {:.1%}",
+    "mean_iou": "IoU {:.2f}",
+    "labels": "text {:.1%}",
+}
+
+
 def table(figures: dict[str, dict[str, float]]) -> str:
-    """The figures as a Markdown table, a row each, shares in percent but for the mean overlap."""
-    rows = ["| prompt | figure | value |", "|---|---|---|"]
+    """The figures as a Markdown table, two prompts a row."""
+    cells = []
     for token, values in figures.items():
-        for name, value in values.items():
-            shown = f"{value:.2f}" if name == "mean_iou" else f"{value:.1%}"
-            rows.append(f"| `{token}` | {name.replace('_', ' ')} | {shown} |")
-    return "\n".join(rows)
+        shown = [form.format(values[name]) for name, form in _SHOWN.items() if name in values]
+        cells.append(f"`{token}` | {', '.join(shown)}")
+    half = (len(cells) + 1) // 2
+    cells += ["|"] * (2 * half - len(cells))
+    rows = [f"| {left} | {right} |" for left, right in zip(cells[:half], cells[half:], strict=True)]
+    return "\n".join(["| prompt | figures | prompt | figures |", "|---|---|---|---|", *rows])
 
 
 def main() -> None:

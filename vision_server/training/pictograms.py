@@ -22,15 +22,12 @@ class Pictogram:
     """One kind's geometry.
 
     `body` and `marks` are arrays of shape [n, 2] painted in this order; `outline` ([at most 16, 2]) runs once around
-    the whole, clockwise; `mirrored` has the same points for a pictogram that is drawn mirrored: clockwise again, and
-    where the shape is symmetric from the same corner as seen. `extent` ([m, 2]) holds every painted point, for
-    computing the tight box after a transformation.
+    the whole; `extent` ([m, 2]) holds every painted point, for computing the tight box after a transformation.
     """
 
     body: tuple[NDArray[np.float64], ...]
     marks: tuple[NDArray[np.float64], ...]
     outline: NDArray[np.float64]
-    mirrored: NDArray[np.float64]
     extent: NDArray[np.float64]
 
 
@@ -46,29 +43,12 @@ def _disc(x: float, y: float, rx: float, ry: float | None = None, steps: int = 1
 
 def _pictogram(body: Sequence[Points], marks: Sequence[Points], outline: Points) -> Pictogram:
     arrays = [np.asarray(points, dtype=np.float64) for points in (*body, *marks)]
-    around = _clockwise(np.asarray(outline, dtype=np.float64))
     return Pictogram(
         body=tuple(arrays[: len(body)]),
         marks=tuple(arrays[len(body) :]),
-        outline=around,
-        mirrored=_mirrored(around),
+        outline=np.asarray(outline, dtype=np.float64),
         extent=np.concatenate(arrays),
     )
-
-
-def _clockwise(outline: NDArray[np.float64]) -> NDArray[np.float64]:
-    """As seen, y downwards: the shoelace sum is positive."""
-    x, y = outline.T
-    return outline if float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) > 0 else outline[::-1]
-
-
-def _mirrored(outline: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The other way round, from the point that mirroring brings nearest to where the first one was."""
-    middle = (outline[:, 0].min() + outline[:, 0].max()) / 2
-    first = np.array([2 * middle - outline[0, 0], outline[0, 1]])
-    start = int(((outline - first) ** 2).sum(1).argmin())
-    turned: NDArray[np.float64] = outline[(start - np.arange(len(outline))) % len(outline)]
-    return turned
 
 
 def _boat() -> Pictogram:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from vision_server.tasks import TASKS
 from vision_server.training.pictograms import KINDS
 from vision_server.training.scenes import Box, Item, Scene, Sign
 from vision_server.training.truth import (
@@ -169,4 +170,4 @@ _QUESTIONS: Final[dict[str, Callable[[Scene, random.Random], _Asked]]] = {
     "<DocVQA>": _read,
     "<DESCRIPTION>": _told,
 }
-PROMPTS: Final[tuple[str, ...]] = (*TOKENS, *_QUESTIONS)
+PROMPTS: Final = tuple(task.token for task in TASKS)

@@ -1,6 +1,6 @@
 """Draws the bundled sample pictures, `vision_server/samples/`: `python -m vision_server.training.samples`.
 
-Unseen scenes, PNG and JPEG in turn, their truth for every prompt in one JSON file beside them.
+Unseen scenes, PNG and JPEG in turn, and in one JSON file beside them what is asked of each, with the right answer.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vision_server.training.demo_config import PROMPTS
 from vision_server.training.drawing import draw
+from vision_server.training.questions import PROMPTS, Question, ask
 from vision_server.training.scenes import EVAL_SEEDS, Scene, scene
-from vision_server.training.truth import truth
 
 FOLDER = Path(__file__).parents[1] / "samples"
 COUNT = 12
+OF_EACH = ("<CAPTION>", "<OD>", "<OCR>")  # asked of every picture; the others take turns
+IN_TURN = 7
 SIDE_PX = 512
 LAST_SEEDS = EVAL_SEEDS[-10_000:]  # far from those that the evaluation counts
 
@@ -34,15 +35,26 @@ def chosen_scenes() -> list[Scene]:
     return scenes
 
 
+def questions(scenes: list[Scene]) -> list[list[Question]]:
+    """What is asked of each picture; of all of them together every prompt several times."""
+    others = [token for token in PROMPTS if token not in OF_EACH]
+    asked = []
+    for place, one in enumerate(scenes):
+        turn = [others[(IN_TURN * place + step) % len(others)] for step in range(IN_TURN)]
+        asked.append([ask(one, token) for token in (*OF_EACH, *turn)])
+    return asked
+
+
 def write_samples(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pictures: list[dict[str, Any]] = []
-    for number, one in enumerate(chosen_scenes(), 1):
+    scenes = chosen_scenes()
+    for number, (one, asked) in enumerate(zip(scenes, questions(scenes), strict=True), 1):
         name = f"scene-{number:02}.{'jpg' if number % 2 else 'png'}"
         draw(one).save(folder / name, quality=92)
-        asked = [{"prompt": token, "text": "", "region": None, "truth": truth(one, token)} for token in PROMPTS]
-        pictures.append({"file": name, "asked": asked})
-    text = json.dumps({"pictures": pictures}, indent=2) + "\n"
+        listed = [{"prompt": q.token, "text": q.text, "region": q.region, "truth": q.truth} for q in asked]
+        pictures.append({"file": name, "asked": listed})
+    text = json.dumps({"pictures": pictures}, indent=1) + "\n"
     (folder / "truth.json").write_text(text, encoding="utf-8")
 
 

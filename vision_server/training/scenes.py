@@ -47,9 +47,8 @@ Matrix = tuple[float, float, float, float, float, float]
 class Item:
     """One pictogram. Pixels of the picture, x to the right and y down.
 
-    `box` is tight around what is painted; `polygon` goes once around it (at most 16 points), clockwise, from the same
-    corner for all of a kind. `transform` (a, b, c, d, e, f) takes a point (u, v) of the pictogram's grid to
-    (a*u + b*v + c, d*u + e*v + f).
+    `box` is tight around what is painted; `polygon` goes once around it (at most 16 points). `transform` (a, b, c, d,
+    e, f) takes a point (u, v) of the pictogram's grid to (a*u + b*v + c, d*u + e*v + f).
     """
 
     kind: str
@@ -142,7 +141,7 @@ def _sign_text(rng: random.Random) -> str:
 
 def _place_sign(rng: random.Random, text: str, colour: str) -> Sign:
     while True:
-        font = rng.uniform(0.098, 0.125 - 0.004 * (len(text) - 3))
+        font = rng.uniform(0.118, 0.150 - 0.006 * (len(text) - 3))
         width = font * _LETTER_PITCH * (len(text) + 2 * _SIGN_MARGIN)
         height = font * rng.uniform(1.45, 1.65)
         angle = math.radians(rng.uniform(-3, 3))
@@ -227,8 +226,7 @@ def _apart(box: Box, other: Box) -> bool:
 def _scaled_item(item: Item, size_px: int) -> Item:
     a, b, c, d, e, f = (value * size_px for value in item.transform)
     x1, y1, x2, y2 = (value * size_px for value in item.box)
-    pictogram = PICTOGRAMS[item.kind]
-    outline = pictogram.outline if a * e > b * d else pictogram.mirrored
+    outline = PICTOGRAMS[item.kind].outline
     polygon = tuple((float(a * u + b * v + c), float(d * u + e * v + f)) for u, v in outline)
     return Item(item.kind, item.colour, item.size, (x1, y1, x2, y2), polygon, (a, b, c, d, e, f))
 

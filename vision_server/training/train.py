@@ -21,21 +21,25 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vision_server.engine.config import EOS
 from vision_server.engine.network import Network
 from vision_server.engine.preprocess import TOKENIZER_FILE
 from vision_server.engine.weights import load_network, save_network
-from vision_server.tasks.regions import BINS
 from vision_server.training.batches import Batch, SceneBatches, stream
-from vision_server.training.cells import LETTERS
 from vision_server.training.demo_config import GRID, demo_config, write_description
-from vision_server.training.losses import AnswerLoss, CellHeads, initialise
+from vision_server.training.heads import CellHeads
+from vision_server.training.losses import AnswerLoss, initialise
 from vision_server.training.vocabulary import build_tokenizer
 
 logger = logging.getLogger(__name__)
 
 CELL_WEIGHT = 0.3  # of the cells' losses once the answers are learned too
-PLACE_WEIGHT = 1.0  # of the locations' loss against the words'
+WEIGHTS = {
+    "words": 1.0,
+    "places": 1.0,
+    "letter": 1.0,
+    "spelling": 1.0,
+    "words_of_cells": 1.0,
+}  # reading is what takes longest
 
 
 class Float32Attention(TorchFunctionMode):
@@ -64,16 +68,16 @@ class Trainer:
             build_tokenizer() if begun is None else Tokenizer.from_file(str(begun / TOKENIZER_FILE))
         )
         self.config = demo_config(self.tokenizer)
-        vocabulary = self.tokenizer.get_vocab()
-        first_location = vocabulary["<loc_0>"]
-        self.letters = torch.tensor([*(vocabulary[letter] for letter in LETTERS), EOS], device=self.device)
+        first_location = self.tokenizer.get_vocab()["<loc_0>"]
         self.network = Network(self.config)
         initialise(self.network, first_location)
         if begun is not None:
             weights = load_network(begun, self.config, torch.device("cpu"), torch.float32)
             self.network.load_state_dict(weights.state_dict())
         self.network.to(self.device)
-        self.heads = CellHeads(self.config.vision.embed_dim[-1], self.config.text.d_model).to(self.device)
+        self.heads = CellHeads(self.config.vision.embed_dim[-1], self.config.text.d_model, self.tokenizer).to(
+            self.device
+        )
         self.answers = AnswerLoss(first_location).to(self.device)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=args.lr, betas=(0.9, 0.98), fused=True)
         self.step = 0
@@ -123,10 +127,7 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=not self.args.float32):
             seen = self.network.vision_tower(batch.pixels)
             projected = self.network.projector(seen)
-            first = self.answers.first
-            locations = self.network.text.shared.weight[first : first + BINS]
-            letters = self.network.text.shared.weight[self.letters]
-            losses: dict[str, Tensor] = self.heads(seen, projected, locations, letters, batch)
+            losses: dict[str, Tensor] = self.heads(seen, projected, self.network.text.shared.weight, batch)
             if self.step >= self.args.cells_only:
                 losses |= self.answers(self.network, projected, batch)
         return losses
@@ -137,9 +138,8 @@ class Trainer:
             group["lr"] = self.rate()
         with Float32Attention() if self.device.type == "cpu" else nullcontext():
             losses = self.losses(batch)
-            weights = {"words": 1.0, "places": PLACE_WEIGHT}
             cell = 1.0 if self.step < self.args.cells_only else CELL_WEIGHT
-            total = torch.stack([weights.get(name, cell) * loss for name, loss in losses.items()]).sum()
+            total = torch.stack([WEIGHTS.get(name, cell) * loss for name, loss in losses.items()]).sum()
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

@@ -8,12 +8,14 @@ are named together, why captions have no articles, and why the parts of a mixed 
 hundred detailed captions still repeats three words. Prompts that take a text or a region are in `questions`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from vision_server.training.scenes import Item, Scene, Sign
 
+OUTLINE_POINTS: Final = 16
 NO_TEXT: Final = "no text"
 NUMBERS: Final = ("no", "one", "two", "three", "four", "five", "six")
 _COLUMNS: Final = ("left", "", "right")
@@ -39,10 +41,33 @@ def locations(values: Iterable[float], size_px: int) -> str:
 
 
 def outline(thing: Item | Sign) -> list[float]:
-    """The thing's outline in pixels, x, y, x, y, ..., clockwise."""
+    """The thing's outline in pixels, x, y, x, y, ..., clockwise: a sign's four corners, an item's OUTLINE_POINTS.
+
+    Seen from the middle of the box, in its own measure, those lie at equal angles, the first at the top: where each
+    stands in the text says in which direction to look, whatever the thing. What a ray leaves and enters again is
+    filled, so a hollow that opens to the side (the moon's, the umbrella's) is partly lost.
+    """
     if isinstance(thing, Sign):
         return list(thing.quad)
-    return [value for point in thing.polygon for value in point]
+    x1, y1, x2, y2 = thing.box
+    middle_x, middle_y, half_x, half_y = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2
+    around = [((x - middle_x) / half_x, (y - middle_y) / half_y) for x, y in thing.polygon]
+    points = []
+    for step in range(OUTLINE_POINTS):
+        across, down = math.sin(2 * math.pi * step / OUTLINE_POINTS), -math.cos(2 * math.pi * step / OUTLINE_POINTS)
+        reach = _reach(around, across, down)
+        points += [middle_x + reach * across * half_x, middle_y + reach * down * half_y]
+    return points
+
+
+def _reach(around: list[tuple[float, float]], across: float, down: float) -> float:
+    """How far the polygon reaches from the origin in a direction; never nothing, for no two points may be the same."""
+    reach = 0.1
+    for (ax, ay), (bx, by) in zip(around, [*around[1:], around[0]], strict=True):
+        slope = across * (by - ay) - down * (bx - ax)
+        if slope and -1e-9 <= (ax * down - ay * across) / slope <= 1 + 1e-9:
+            reach = max(reach, (ax * (by - ay) - ay * (bx - ax)) / slope)
+    return reach
 
 
 def label(thing: Item | Sign) -> str:
@@ -56,13 +81,15 @@ def look(thing: Item | Sign) -> str:
 
 def place(thing: Item | Sign, size_px: int) -> str:
     """Which ninth of the picture the middle lies in: "top left", "left", "centre", ..."""
-    x1, y1, x2, y2 = thing.box
-    column, row = (_ninth((low + high) / 2 / size_px) for low, high in ((x1, x2), (y1, y2)))
+    column, row = ninth(thing, size_px)
     return f"{_ROWS[row]} {_COLUMNS[column]}".strip() or "centre"
 
 
-def _ninth(share: float) -> int:
-    return min(2, max(0, int(share * 3)))
+def ninth(thing: Item | Sign, size_px: int) -> tuple[int, int]:
+    """Column and row of the middle, 0 to 2 from the left and from the top."""
+    x1, y1, x2, y2 = thing.box
+    column, row = (min(2, max(0, int((low + high) / 2 / size_px * 3))) for low, high in ((x1, x2), (y1, y2)))
+    return column, row
 
 
 def listed(phrases: list[str]) -> str:

@@ -13,8 +13,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from vision_server.engine.preprocess import FLORENCE_TOKENS
 from vision_server.tasks import STOCK, find
+from vision_server.training.cells import COLUMNS, ROWS, SIZES
 from vision_server.training.questions import PROMPTS, ask
 from vision_server.training.scenes import TRAIN_SEEDS, scene
+from vision_server.training.truth import NUMBERS
 
 ENDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, as in BART
 IMAGE_TOKEN = "<image>"
@@ -48,7 +50,7 @@ def _text() -> Iterator[str]:
         task = find(token)
         assert task is not None
         yield from [task.sentence.replace("{input}", "")] * FREQUENT
-    yield from ["sign, a sign that says two signs and sign"] * FREQUENT
+    yield from [f"sign, a sign that says two signs and sign {' '.join([*SIZES, *COLUMNS, *ROWS, *NUMBERS])}"] * FREQUENT
     for seed in TRAIN_SEEDS[:TEXT_SCENES]:
         unsigned = replace(scene(seed), sign=None)
         for token in PROMPTS:
