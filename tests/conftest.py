@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 
 from vision_server.settings import let_waiting_threads_sleep
 
 let_waiting_threads_sleep()  # before anything imports torch: the tests share their cores with the daemons they start
+
+# The hub library reads these when it is imported, and so do the daemons and commands that tests start: what this
+# machine's user has set (offline mode, a token, a cache) is not what is tested.
+for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_"))]:
+    del os.environ[_name]
 
 # A busy machine is slow at everything; how long an example took says nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

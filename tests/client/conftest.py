@@ -26,7 +26,7 @@ def started(module: str, config: Path, **settings: object) -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """It wants the key `s3cret`."""
     folder = tmp_path_factory.mktemp("toy")
@@ -36,7 +36,7 @@ def fake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The embedded checkpoint."""
     config = tmp_path_factory.mktemp("demo") / "config.yaml"
