@@ -63,10 +63,9 @@ def test_answers_equal_transformers_token_for_token(
 ) -> None:
     """Three pictures and every prompt, 225 pairs in all searches, in batches of mixed prompts."""
     pairs = [
-        (draw(one), sentence(of_token(token), question.text, question.region, (one.size_px, one.size_px)))
+        (draw(one), ask(one, token).sentence(one.size_px))
         for one in map(scene, EVAL_SEEDS[1000:1003])
         for token in PROMPTS
-        if (question := ask(one, token))
     ]
     for first in range(0, len(pairs), 10):
         batch = pairs[first : first + 10]

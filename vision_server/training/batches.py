@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vision_server.engine.config import BOS, EOS, PAD, PreprocessConfig
 from vision_server.engine.preprocess import to_pixels
-from vision_server.tasks import of_token, sentence
 from vision_server.training.cells import IGNORED, cells
 from vision_server.training.drawing import draw
-from vision_server.training.questions import Question, ask
+from vision_server.training.questions import ask
 from vision_server.training.scenes import TRAIN_SEEDS, Scene, scene
 
 IGNORE = IGNORED
@@ -102,7 +101,9 @@ class SceneBatches(IterableDataset[Batch]):
             scenes = [_scene(rng) for _ in range(self.pictures)]
             asked = [ask(one, token) for one in scenes for token in tokens]
             sizes = [one.size_px for one in scenes for _ in tokens]
-            prompts = _padded([self._ids(_sentence(*pair)) for pair in zip(asked, sizes, strict=True)], PAD)
+            prompts = _padded(
+                [self._ids(question.sentence(side)) for question, side in zip(asked, sizes, strict=True)], PAD
+            )
             near = [cells(one, self.grid) for one in scenes]
             yield Batch(
                 pixels=torch.stack([to_pixels(draw(one), self.preprocess) for one in scenes]),
@@ -134,10 +135,6 @@ def _scene(rng: random.Random) -> Scene:
         one = scene(rng.choice(TRAIN_SEEDS))
         if one.sign is not None or rng.random() < UNSIGNED_SHARE:
             return one
-
-
-def _sentence(question: Question, size_px: int) -> str:
-    return sentence(of_token(question.token), question.text, question.region, (size_px, size_px))
 
 
 def _padded(rows: list[list[int]], value: int) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from vision_server.engine import Florence
-from vision_server.tasks import answer, of_token, sentence, shapes
+from vision_server.tasks import answer, of_token, shapes
 from vision_server.training.drawing import draw
 from vision_server.training.questions import PROMPTS, Question, ask
 from vision_server.training.scenes import EVAL_SEEDS, Scene, scene
@@ -35,13 +35,9 @@ def answers_of(florence: Florence, scenes: list[Scene], questions: list[Question
     said = []
     for first in range(0, len(scenes), BATCH):
         pairs = zip(scenes[first : first + BATCH], questions[first : first + BATCH], strict=True)
-        asked = [(draw(one), _sentence(question, one.size_px)) for one, question in pairs]
+        asked = [(draw(one), question.sentence(one.size_px)) for one, question in pairs]
         said += [one.text for one in florence.generate(asked, num_beams=num_beams, max_new_tokens=MOST_TOKENS)]
     return said
-
-
-def _sentence(question: Question, size_px: int) -> str:
-    return sentence(of_token(question.token), question.text, question.region, (size_px, size_px))
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from vision_server.tasks import TASKS
+from vision_server.tasks import TASKS, of_token, sentence
 from vision_server.training.pictograms import KINDS
 from vision_server.training.scenes import Box, Item, Scene, Sign
 from vision_server.training.truth import (
@@ -45,6 +45,10 @@ class Question:
     text: str
     region: Box | None
     truth: str
+
+    def sentence(self, size_px: int) -> str:
+        """What the model is sent, for a square picture of this side."""
+        return sentence(of_token(self.token), self.text, self.region, (size_px, size_px))
 
 
 def ask(scene: Scene, token: str) -> Question:
