@@ -218,7 +218,7 @@ def test_features_of_pictures_are_kept_as_hello_says(checkpoint: Path, kept_byte
     stepper = child._load(hello, inbox, said.append)
     for run_id in (1, 2):
         asked = run(run_id, Options(max_new_tokens=5))
-        for item in (asked, stepper._prepare(asked)):
+        for item in (asked, stepper.prepare(asked)):
             inbox.put(item)
         while not any(isinstance(frame, Done) and frame.id == run_id for frame in said):
             stepper.turn()

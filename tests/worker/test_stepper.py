@@ -69,7 +69,7 @@ class ToyEngine:
 
 
 def toy_prepare(run: Run) -> Prepared:
-    return Prepared(run, Image.new("RGB", (8, 6)), f"sentence {run.id}", 0.125)
+    return Prepared(run, Image.new("RGB", (4, 3)), (8, 6), f"sentence {run.id}", 0.125)
 
 
 class Bench:
@@ -207,12 +207,23 @@ def test_prepare_decodes_and_writes_the_sentence() -> None:
     prepared = prepare(Run(1, "r", "<CAPTION>", image=_png()), 10_000)
     assert isinstance(prepared, Prepared)
     assert (prepared.sentence, prepared.image.size) == ("What does the image describe?", (40, 30))
+    assert prepared.size == (40, 30)
 
 
 def test_prepare_quantises_a_region_by_the_picture() -> None:
     run = Run(1, "r", "<REGION_TO_CATEGORY>", region=(0, 0, 20, 30), image=_png())
     prepared = prepare(run, 10_000)
     assert isinstance(prepared, Prepared)
+    assert prepared.sentence == "What is the region <loc_0><loc_0><loc_500><loc_999>?"
+
+
+def test_prepare_means_the_whole_picture_where_less_of_it_is_decoded() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (1600, 1200), "red").save(file, "JPEG")
+    run = Run(1, "r", "<REGION_TO_CATEGORY>", region=(0, 0, 800, 1200), image=file.getvalue())
+    prepared = prepare(run, 2_000_000, target=(64, 64))
+    assert isinstance(prepared, Prepared)
+    assert (prepared.image.size, prepared.size) == ((200, 150), (1600, 1200))
     assert prepared.sentence == "What is the region <loc_0><loc_0><loc_500><loc_999>?"
 
 

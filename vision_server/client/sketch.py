@@ -42,7 +42,7 @@ AskedRegion = str | Sequence[float] | None
 
 def open_upright(data: bytes) -> Image.Image:
     """A picture's file as upright RGB. Raises BadImage, ImageRefused, TooLarge, OutOfMemory."""
-    return decode(data, MAX_PIXELS)
+    return decode(data, MAX_PIXELS).image
 
 
 def draw_answer(picture: Image.Image, result: Result, region: AskedRegion = None) -> Image.Image | None:

@@ -26,7 +26,7 @@ from .. import hub
 from .. import log as logs
 from ..errors import LoadFailed, VisionError
 from .protocol import LOAD, Cancel, Decoder, Failed, Frame, Hello, Progress, ProtocolError, Ready, Run, Stop, encode
-from .stepper import Inbox, Stepper, prepare
+from .stepper import Inbox, Prepared, Stepper, prepare
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +98,10 @@ class Mailbox:
                 os._exit(1)
         os._exit(0)
 
-    def decode(self, max_pixels: int) -> None:
+    def decode(self, prepare: Callable[[Run], Prepared | Failed]) -> None:
         """The decoder thread: one picture after the other, while the model steps."""
         while True:
-            self.inbox.put(prepare(self.runs.get(), max_pixels))
+            self.inbox.put(prepare(self.runs.get()))
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def main() -> None:
     except Exception:
         log.exception("the model could not be loaded")
         _end(pipe, Failed(LOAD, LoadFailed.code, "The model could not be loaded; the server's log has the details."))
-    threading.Thread(target=mailbox.decode, args=(hello.max_pixels,), name="decoder", daemon=True).start()
+    threading.Thread(target=mailbox.decode, args=(stepper.prepare,), name="decoder", daemon=True).start()
     pipe.say(stepper.ready)
     try:
         while True:
@@ -162,13 +162,14 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
 
     free_bytes = cuda.mem_get_info(engine.device)[0] - hello.feature_cache_bytes if cuda else None
     slots = hello.max_batch or auto_slots(memory(), free_bytes)
+    wanted = engine.config.preprocess
     ready = Ready(hello.model, engine.device, engine.dtype, slots, memory())
     return Stepper(
         engine,
         inbox,
         ready,
         say,
-        prepare=partial(prepare, max_pixels=hello.max_pixels),
+        prepare=partial(prepare, max_pixels=hello.max_pixels, target=(wanted.width, wanted.height)),
         to_options=lambda options: Options(**asdict(options)),
         memory=memory,
         release=release,

@@ -3,6 +3,13 @@
 Pillow does the decoding; the header check of `images` comes before it, since its openers already reserve memory for
 what a header claims. Only the first frame of an animation counts. Values beyond 8 bits are scaled, not clipped, and
 what is transparent lies on white, as a browser shows it.
+
+A JPEG that is far larger than what the model looks at is decoded at half, a quarter or an eighth of its size, which
+libjpeg does for about half the work; the resizing that follows gains more. Both sides stay at least 1.9 times what
+the model wants, so that half of a photograph of 12 megapixels is enough for 768. Resized to that and compared with
+decoding all of it, a channel of a photograph differs by at most 3 of 255 and 0.5 on average, of noise by 20 and 3, and
+of a page full of sharp coloured letters by 48 and 3.5, at 4:4:4, 4:2:2 and 4:2:0 alike. For those letters it is whole
+decoding that smears the colours of the usual 4:2:0: what was encoded lies nearer to the draft.
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ import contextlib
 import importlib
 import io
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,6 +29,9 @@ from .. import images
 from ..errors import BadImage, OutOfMemory, TooLarge, VisionError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # JPEG opens MPO too
+_SCALES = (8, 4, 2)
+_ENOUGH = 1.9
+_WORTHWHILE_PIXELS = 1_000_000  # decoding and resizing fewer takes some ten milliseconds: nothing is to be gained
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,16 +44,25 @@ _UPRIGHT = {
 }
 
 
-def decode(data: bytes, max_pixels: int) -> Image.Image:
+@dataclass(frozen=True)
+class Decoded:
+    """An upright RGB picture, perhaps smaller than the file's; `size` is the file's, upright, in pixels."""
+
+    image: Image.Image
+    size: tuple[int, int]
+
+
+def decode(data: bytes, max_pixels: int, target: tuple[int, int] | None = None) -> Decoded:
     """The first frame, mode RGB, turned as its EXIF says.
 
+    `target` is the width and height in pixels that the picture will be resized to; without it, all of it is decoded.
     Raises BadImage, TooLarge, ImageRefused, and OutOfMemory when main memory does not suffice.
     """
     images.check(data, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a picture that decodes with a warning is a picture
-            return _decode(data, max_pixels)
+            return _decode(data, max_pixels, target)
     except VisionError:
         raise
     except MemoryError:
@@ -53,12 +73,31 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImage("The picture cannot be decoded: the file is damaged or incomplete. Save it again.") from error
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, target: tuple[int, int] | None) -> Decoded:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         if image.width * image.height > max_pixels:
             raise TooLarge(f"The picture has {image.width * image.height:,} pixels; at most {max_pixels:,} are taken.")
+        whole_width = image.width
+        if target is not None:
+            image.draft(None, _draft_size(image.size, target))  # of our formats only JPEG does anything with it
+        scale = whole_width // image.width
         image.load()
-        return _turned(_to_rgb(image), _orientation(image))
+        upright = _turned(_to_rgb(image), _orientation(image))
+        return Decoded(upright, (upright.width * scale, upright.height * scale))
+
+
+def _draft_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """The smallest size that is enough, whichever way up the picture is.
+
+    Sides must be divisible by the scale: a last row or column that is only partly there would be stretched to a whole
+    one, and everything be moved by that.
+    """
+    width, height = size
+    least = _ENOUGH * max(target)
+    for scale in _SCALES if width * height >= _WORTHWHILE_PIXELS else ():
+        if width % scale == height % scale == 0 and min(size) >= scale * least:
+            return width // scale, height // scale
+    return size
 
 
 @cache

@@ -53,10 +53,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request as the engine wants it: the picture decoded, the sentence written."""
+    """A request as the engine wants it: the picture decoded, the sentence written. `size` is the upright picture's in
+    pixels, which `image` may be smaller than."""
 
     run: Run
     image: Image.Image
+    size: tuple[int, int]
     sentence: str
     decode_s: float
 
@@ -73,15 +75,15 @@ class Row:
 Inbox = queue.SimpleQueue[Run | Prepared | Failed | Cancel]
 
 
-def prepare(run: Run, max_pixels: int) -> Prepared | Failed:
-    """Decode the picture and write the sentence, or say what is wrong with them."""
+def prepare(run: Run, max_pixels: int, target: tuple[int, int] | None = None) -> Prepared | Failed:
+    """Decode the picture and write the sentence, or say what is wrong with them. `target` is what `decode` means."""
     began_s = time.perf_counter()
     try:
-        image = decode(run.image, max_pixels)
-        text = sentence(of_token(run.task), run.text, run.region, image.size)
+        picture = decode(run.image, max_pixels, target)
+        text = sentence(of_token(run.task), run.text, run.region, picture.size)
     except Exception as error:
         return failed(run, error)
-    return Prepared(run, image, text, time.perf_counter() - began_s)
+    return Prepared(run, picture.image, picture.size, text, time.perf_counter() - began_s)
 
 
 def failed(run: Run, error: Exception) -> Failed:
@@ -98,9 +100,9 @@ class Stepper:
     """The loop around the engine, for one thread. Other threads speak to it through `inbox`.
 
     Into the inbox goes a Run as soon as it has come, so that a Cancel of it counts, and then what `prepare` made of it.
-    `say` sends a frame; `prepare` is for those that must start over; `to_options` makes the engine's options; `memory`
-    tells the device memory held, in bytes; `release` gives up what the engine keeps without need; `banned` goes with
-    every answer.
+    `say` sends a frame; `prepare` is for those that must start over, too; `to_options` makes the engine's options;
+    `memory` tells the device memory held, in bytes; `release` gives up what the engine keeps without need; `banned`
+    goes with every answer.
     """
 
     def __init__(
@@ -116,10 +118,10 @@ class Stepper:
         banned: tuple[str, ...] = (),
     ) -> None:
         self.ready = ready
+        self.prepare = prepare
         self._inbox = inbox
         self._engine = engine
         self._say = say
-        self._prepare = prepare
         self._to_options = to_options
         self._memory = memory
         self._release = release
@@ -191,7 +193,7 @@ class Stepper:
             except Exception as error:
                 self._answer(failed(prepared.run, error))
             else:
-                self._running[ticket] = Row(prepared.run, prepared.image.size, prepared.decode_s)
+                self._running[ticket] = Row(prepared.run, prepared.size, prepared.decode_s)
 
     def _step(self) -> None:
         try:
@@ -219,7 +221,7 @@ class Stepper:
         log.warning("out of memory with %d requests; from now on %d at a time", len(runs), slots)
         waiting, self._backlog = self._backlog, deque()
         for run in runs:
-            self._take(self._prepare(run))
+            self._take(self.prepare(run))
         self._backlog += waiting
         self.ready = Ready(self.ready.model, self.ready.device, self.ready.dtype, slots, self._memory())
         self._say(self.ready)
