@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import shlex
 import sys
 import tempfile
@@ -19,14 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 
-from tests.bench.checkpoints import SECOND_PROMPT, Size, published, questions, write_checkpoint
+from tests.bench.checkpoints import PROMPT, SECOND_PROMPT, Size, published, questions, write_checkpoint
 from tests.bench.contenders import Ours, Reference, Requests, Run, check_identical
+from tests.bench.daemons import as_jpeg
+from tests.bench.litserve_row import QUEUED, installed, rounds
 from tests.bench.machine import circumstances, usable_cores
 from tests.bench.rows import Row, add_json_flag, at_least_one, in_turns, median_row, publish
 from vision_server.engine.features import DEFAULT_BYTES
 
 TOKENS = 60
+LITSERVE = (
+    "against the same reference behind LitServe with its dynamic batching (what one would pick instead), "
+    f"{QUEUED} queued, base, CPU"
+)
 WARM_TOKENS = 4
 STEP_LIMIT = 3  # times reading the decoder's weights once
 _COPIED_BYTES, _COPIES, _ROUNDS = 1 << 30, 10, 5
@@ -77,8 +85,18 @@ class Bench:
         found = in_turns(len(asked), ours, lambda number: self.reference.run(asked[number], self.tokens))
         if self.dtype == torch.float32:
             for requests, (said, expected) in zip(asked, found, strict=True):
-                check_identical(self.ours, self.reference, requests, said, expected)
+                check_identical(self.ours, self.reference, requests, self.tokens, said.ids, expected.ids)
         return found
+
+    def behind_litserve(self, usual_pairs: int) -> list[tuple[float, float]]:
+        """(ours, reference) in seconds for QUEUED pictures that are posted at once, both behind HTTP."""
+        asked = [questions(self._size, self._pictures(QUEUED), QUEUED) for _ in range(self._pairs or usual_pairs)]
+        files = [[as_jpeg(image) for image, _ in requests] for requests in asked]
+        found = rounds(self._directory, self.tokens, torch.get_num_threads(), files)
+        for pictures, (said, expected) in zip(files, found, strict=True):
+            shown = [(Image.open(io.BytesIO(picture)).convert("RGB"), PROMPT) for picture in pictures]
+            check_identical(self.ours, self.reference, shown, self.tokens, said.texts, expected.texts)
+        return [(said.seconds, expected.seconds) for said, expected in found]
 
     def least_step_ms(self) -> float:
         """Reading once what a step of our decoder reads of its weights, at the speed this device copies memory."""
@@ -107,7 +125,7 @@ class Measurement:
 
 def cpu_measurements(size: str, tokens: int) -> list[Measurement]:
     decoder = "CPU fp32, decoder alone, 8 requests x 3 beams, ms per token and request"
-    return [
+    measurements = [
         _one(f"CPU fp32, one caption, {size}, {tokens} tokens"),
         _queued(
             8,
@@ -116,6 +134,7 @@ def cpu_measurements(size: str, tokens: int) -> list[Measurement]:
         ),
         _second(f"second prompt on the same picture, {size}, {tokens} tokens"),
     ]
+    return [*measurements, _litserve(LITSERVE)] if size == "base" and installed() else measurements
 
 
 def gpu_measurements(size: str, tokens: int) -> list[Measurement]:
@@ -159,6 +178,14 @@ def _second(name: str) -> Measurement:
     return Measurement((name,), measure)
 
 
+def _litserve(name: str) -> Measurement:
+    def measure(bench: Bench) -> list[Row]:
+        runs = bench.behind_litserve(usual_pairs=3)
+        return [median_row(name, "captions/s", [(QUEUED / ours, QUEUED / reference) for ours, reference in runs])]
+
+    return Measurement((name,), measure)
+
+
 def chosen(measurements: Sequence[Measurement], only: Sequence[str]) -> list[Measurement]:
     """Those with a row whose name begins as one of `only`; all without it."""
     return [m for m in measurements if not only or any(name.startswith(tuple(only)) for name in m.names)]
@@ -184,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tokens < WARM_TOKENS:
         parser.error(f"--tokens must be at least {WARM_TOKENS}, since the first and the last are forced")
     on_cpu = args.device == "cpu"
+    if on_cpu and not installed():
+        sys.stderr.write("litserve is not installed; the row against it is left out\n")
     torch.set_num_threads(args.threads)
     plans = {
         name: chosen((cpu_measurements if on_cpu else gpu_measurements)(name, args.tokens), args.only)
@@ -201,7 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 del bench
                 gc.collect()
     words = sys.argv[1:] if argv is None else argv
-    about = circumstances(shlex.join(["python", "tests/bench/compare.py", *words]), "torch", "transformers")
+    packages = ["torch", "transformers", *(["litserve"] if installed() else [])]
+    about = circumstances(shlex.join(["python", "tests/bench/compare.py", *words]), *packages)
     publish(rows, {**about, "threads": args.threads}, args.json)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from PIL import Image
@@ -23,6 +23,8 @@ from tests.tiny import EOS, Search, oracle_inputs
 from vision_server.engine import Florence, Options
 
 BEAMS = 3
+
+T = TypeVar("T")
 
 Requests = Sequence[tuple[Image.Image, str]]
 
@@ -88,21 +90,7 @@ class Reference:
         return run
 
     def _generate(self, request: tuple[Image.Image, str], tokens: int, clock: _Clock) -> list[int]:
-        config = GenerationConfig(
-            do_sample=False,
-            num_beams=BEAMS,
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
-            no_repeat_ngram_size=3,
-            early_stopping=True,
-            use_cache=True,
-            bos_token_id=0,
-            pad_token_id=1,
-            eos_token_id=EOS,
-            decoder_start_token_id=EOS,
-            forced_bos_token_id=0,
-            forced_eos_token_id=EOS,
-        )
+        config = generation_config(tokens)
         self.model.generation_config = config
         inputs: dict[str, Tensor] = {k: v.to(self.model.device) for k, v in self._inputs(request).items()}
         with torch.inference_mode():
@@ -115,6 +103,25 @@ class Reference:
     def _inputs(self, request: tuple[Image.Image, str]) -> dict[str, Tensor]:
         inputs = oracle_inputs(self._prepare, [request])
         return {**inputs, "pixel_values": inputs["pixel_values"].to(self._dtype)}
+
+
+def generation_config(tokens: int) -> GenerationConfig:
+    """How the reference generates: BEAMS beams, its cache, answers of exactly so many tokens."""
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=BEAMS,
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+        no_repeat_ngram_size=3,
+        early_stopping=True,
+        use_cache=True,
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=EOS,
+        decoder_start_token_id=EOS,
+        forced_bos_token_id=0,
+        forced_eos_token_id=EOS,
+    )
 
 
 class _Clock(LogitsProcessor):  # type: ignore[misc]
@@ -134,12 +141,13 @@ def _check_counts(ids: list[list[int]], tokens: int) -> None:
         raise AssertionError(f"{tokens} tokens were asked for, but the answers have {counts}")
 
 
-def check_identical(ours: Ours, reference: Reference, requests: Requests, said: Run, expected: Run) -> None:
-    """Raises AssertionError for an answer with other tokens than the reference's (float32 on both sides), unless the
-    reference itself had two scores to choose between that lay less than SMALL_GAP apart."""
-    search = Search(BEAMS, len(expected.ids[0]))
-    for number, (row, true) in enumerate(zip(said.ids, expected.ids, strict=True)):
-        if row != true:
-            gap = reference_gap(reference.model, ours.florence, requests[number], search)
+def check_identical(
+    ours: Ours, reference: Reference, requests: Requests, tokens: int, said: Sequence[T], expected: Sequence[T]
+) -> None:
+    """Raises AssertionError for an answer of `said` that is not the reference's (token ids or texts, in float32 on both
+    sides), unless the reference itself had two scores to choose between that lay less than SMALL_GAP apart."""
+    for number, (answer, true) in enumerate(zip(said, expected, strict=True)):
+        if answer != true:
+            gap = reference_gap(reference.model, ours.florence, requests[number], Search(BEAMS, tokens))
             if gap >= SMALL_GAP:
-                raise AssertionError(f"answer {number} differs from the reference's (gap {gap:.1e}): {row}, {true}")
+                raise AssertionError(f"answer {number} differs from the reference's (gap {gap:.1e}): {answer}, {true}")

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,6 +24,12 @@ from tests.daemon_process import ENVIRONMENT, Daemon
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 280.0
+
+
+class Server(Protocol):
+    """Whatever answers by HTTP at `url`."""
+
+    url: str
 
 
 @contextlib.contextmanager
@@ -40,9 +47,9 @@ def running(*words: str, module: str = "vision_server") -> Iterator[Daemon]:
         process.wait()
 
 
-def timed(daemon: Daemon, path: str, body: bytes | None = None) -> tuple[float, Any]:
+def timed(server: Server, path: str, body: bytes | None = None) -> tuple[float, Any]:
     """Seconds from opening a connection to the end of the answer, and the answer. Raises AssertionError unless 200."""
-    address = urlsplit(daemon.url)
+    address = urlsplit(server.url)
     assert address.hostname is not None
     began_s = time.perf_counter()
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=TIMEOUT_S)
@@ -55,13 +62,27 @@ def timed(daemon: Daemon, path: str, body: bytes | None = None) -> tuple[float, 
     return seconds, json.loads(said)
 
 
+def asked_at_once(server: Server, path: str, bodies: Sequence[bytes]) -> tuple[float, list[Any]]:
+    """Seconds from the first request to the last answer, each on a connection of its own, and the answers in order.
+    Raises AssertionError unless all are 200."""
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        began_s = time.perf_counter()
+        answers = [answer for _, answer in pool.map(lambda body: timed(server, path, body), bodies)]
+        return time.perf_counter() - began_s, answers
+
+
 def jpeg(number: int, least_bytes: int = 1) -> bytes:
     """A JPEG of noise, another one for each number; its side grows until it has `least_bytes`."""
     side = max(64, int((least_bytes * 0.6) ** 0.5))
     while True:
         pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=90)
-        if file.tell() >= least_bytes:
-            return file.getvalue()
+        encoded = as_jpeg(Image.fromarray(pixels))
+        if len(encoded) >= least_bytes:
+            return encoded
         side += 8
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()

@@ -13,12 +13,18 @@ import torch
 from tests.bench import compare
 from tests.bench.checkpoints import TINY, published, questions, write_checkpoint
 from tests.bench.compare import Bench, chosen, cpu_measurements, gpu_measurements, measure_all
-from tests.bench.contenders import Run, check_identical
+from tests.bench.contenders import check_identical
 from vision_server.engine import Florence
 from vision_server.engine.config import read_config
 from vision_server.engine.network import Network
 
 TOKENS = 12
+
+
+@pytest.fixture(autouse=True)
+def without_litserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row starts servers, and is tested in test_litserve_row.py."""
+    monkeypatch.setattr(compare, "installed", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +77,10 @@ def test_a_second_prompt_is_answered_as_ever_without_looking_again(
 def test_another_answer_than_the_references_is_an_error(bench: Bench) -> None:
     asked = questions(TINY, 1000, 1)
     said, expected = bench.ours.run(asked, TOKENS), bench.reference.run(asked, TOKENS)
-    check_identical(bench.ours, bench.reference, asked, said, expected)
-    wrong = Run(ids=[[*said.ids[0][:-2], 5, 2]])
+    check_identical(bench.ours, bench.reference, asked, TOKENS, said.ids, expected.ids)
+    wrong = [[*said.ids[0][:-2], 5, 2]]
     with pytest.raises(AssertionError, match="differs"):
-        check_identical(bench.ours, bench.reference, asked, wrong, expected)
+        check_identical(bench.ours, bench.reference, asked, TOKENS, wrong, expected.ids)
 
 
 def test_an_answer_that_ends_early_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
