@@ -180,7 +180,7 @@ def _endpoint(raw: object) -> str | None:
 
 TEXT = Kind("TEXT", _text)
 DEVICE = Kind("DEVICE", _device)
-DTYPE = choice("auto", "float32", "float16", "bfloat16")
+DTYPE = choice("auto", "float32", "float16", "bfloat16", "int8")
 FOLDER = Kind("FOLDER", _folder)
 ENDPOINT = Kind("URL", _endpoint)
 SWITCH = Kind("yes|no", _switch)

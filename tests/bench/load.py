@@ -58,9 +58,8 @@ def measure(directory: Path, dtype: str, pairs: int) -> dict[str, Any]:
     before_bytes = _start_high_water()
     florence = Florence.load(directory, "cpu", dtype)
     peak_bytes = None if before_bytes is None else _status_bytes("VmHWM") - before_bytes
-    state = florence.network.state_dict()
-    tensor_bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in state.values()}.values())
-    del florence, state
+    tensor_bytes = florence.network.weight_bytes
+    del florence
     load = partial(Florence.load, directory, "cpu", dtype)
     halves: dict[str, Callable[[], object]] = {"read": partial(_read, files), "load": load}
     seconds: dict[str, list[float]] = {}

@@ -114,12 +114,13 @@ def test_a_merged_adapter_answers_as_weights_merged_beforehand(
 ) -> None:
     """Its modules named as either layout names them, the checkpoint in any."""
     state = matrices(shapes_of(base, list(MODULES)))
-    expected = Florence.load(merged_beforehand(base, state, dict.fromkeys(MODULES, ALPHA / RANK)), "cpu", "float32")
+    merged = merged_beforehand(base, state, dict.fromkeys(MODULES, ALPHA / RANK))
+    expected = Florence.load(merged, "cpu", "float32", plain=True)
     if names == "original":
         for native, original in MODULES.items():
             state = {key.replace(f".{native}.", f".{original}."): tensor for key, tensor in state.items()}
     LAYOUTS[layout](base)
-    adapted = Florence.load(base, "cpu", "float32", adapter=write_adapter(tmp_path / "adapter", state))
+    adapted = Florence.load(base, "cpu", "float32", adapter=write_adapter(tmp_path / "adapter", state), plain=True)
     for name, tensor in expected.network.state_dict().items():
         torch.testing.assert_close(adapted.network.state_dict()[name], tensor, atol=1e-6, rtol=1e-6, msg=name)
     assert answers(adapted) == answers(expected)
@@ -132,8 +133,9 @@ def test_ranks_and_alphas_of_their_own_and_stabilised_ranks(base: Path, tmp_path
     patterns = {"rank_pattern": {"fc1": 5}, "alpha_pattern": {r"layers\.\d+\.self_attn\.v_proj": 7}}
     adapter = write_adapter(tmp_path / "adapter", state, use_rslora=True, **patterns)
     scales = {query: ALPHA / math.sqrt(RANK), value: 7 / math.sqrt(RANK), wide: ALPHA / math.sqrt(5)}
-    expected = Florence.load(merged_beforehand(base, state, scales), "cpu", "float32").network.state_dict()
-    for name, tensor in Florence.load(base, "cpu", "float32", adapter=adapter).network.state_dict().items():
+    expected = Florence.load(merged_beforehand(base, state, scales), "cpu", "float32", plain=True).network.state_dict()
+    adapted = Florence.load(base, "cpu", "float32", adapter=adapter, plain=True)
+    for name, tensor in adapted.network.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6, msg=name)
 
 
@@ -144,7 +146,8 @@ def test_the_projection_and_a_head_that_was_tied(base: Path, tmp_path: Path) -> 
     shapes = shapes_of(base, [projection]) | {"lm_head": weights["model.language_model.shared.weight"].shape}
     state = matrices(shapes)
     to_published(base)
-    adapted = Florence.load(base, "cpu", "float32", adapter=write_adapter(tmp_path / "adapter", state)).network
+    adapter = write_adapter(tmp_path / "adapter", state)
+    adapted = Florence.load(base, "cpu", "float32", adapter=adapter, plain=True).network
     shared = weights["model.language_model.shared.weight"]
     assert torch.equal(adapted.text.shared.weight, shared)
     torch.testing.assert_close(adapted.text.lm_head.weight, shared + delta(state, "lm_head", ALPHA / RANK))
@@ -158,7 +161,7 @@ def test_it_is_merged_before_the_weights_are_rounded(base: Path, tmp_path: Path)
     whole = load_file(base / "model.safetensors")[f"{query}.weight"] + delta(state, query, ALPHA / RANK)
     adapter = write_adapter(tmp_path / "adapter", {key: tensor.bfloat16() for key, tensor in state.items()})
     exact = write_adapter(tmp_path / "exact", state)
-    layers = Florence.load(base, "cpu", "bfloat16", adapter=exact).network.text.decoder.layers
+    layers = Florence.load(base, "cpu", "bfloat16", adapter=exact, plain=True).network.text.decoder.layers
     ours = layers[1].self_attn.qkv.weight[: len(whole)]  # type: ignore[union-attr, index]
     assert torch.equal(ours, whole.bfloat16())
     assert Florence.load(base, "cpu", "float16", adapter=adapter).dtype == "float16"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision_server.engine.device import choose_device, choose_dtype
+from vision_server.engine.device import choose_device, choose_dtype, choose_linear
+from vision_server.engine.linear import PackedLinear, int8
 from vision_server.errors import BadOption
 
 
@@ -28,3 +29,23 @@ def test_what_is_not_here_is_refused() -> None:
             choose_device("cuda")
     with pytest.raises(BadOption, match="dtype must be"):
         choose_dtype("int3", torch.device("cpu"))
+
+
+def test_linear_layers_fit_the_device_and_the_dtype() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_linear("auto", cpu, torch.float32) is PackedLinear
+    assert choose_linear("int8", cpu, choose_dtype("int8", cpu)) is int8
+    assert choose_linear("float16", cpu, torch.float16) is None
+    assert choose_linear("auto", cuda, torch.float16) is None
+    with pytest.raises(BadOption, match="int8 is for x86 CPUs"):
+        choose_linear("int8", cuda, torch.float32)
+
+
+def test_without_onednn_the_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a build of torch that lacks it, or has given its operators other names."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    monkeypatch.setattr(torch.ops, "onednn", object())
+    assert choose_linear("auto", cpu, torch.float32) is None
+    with pytest.raises(BadOption, match="int8 is for x86 CPUs"):
+        choose_linear("int8", cpu, torch.float32)

@@ -1,12 +1,14 @@
-"""Which device and which dtype a checkpoint is loaded to."""
+"""Which device, which dtype and which linear layers a checkpoint is loaded to."""
 
 from __future__ import annotations
 
 import torch
 
+from vision_server.engine.linear import Convert, PackedLinear, int8, works
 from vision_server.errors import BadOption
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+INT8 = "int8"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, INT8: torch.float32}
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,3 +34,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise BadOption(f"dtype must be auto, {', '.join(DTYPES)}.")
     return DTYPES[name]
+
+
+def choose_linear(name: str, device: torch.device, dtype: torch.dtype) -> Convert | None:
+    """What becomes of the linear layers, by the name of the dtype that was asked for; None: they stay plain.
+
+    Raises BadOption for int8 where it cannot be had.
+    """
+    if name == INT8:
+        if device.type != "cpu" or not works(int8, dtype):
+            raise BadOption("dtype int8 is for x86 CPUs; set dtype to auto.")
+        return int8
+    if device.type == "cpu" and dtype != torch.float16 and works(PackedLinear, dtype):
+        return PackedLinear
+    return None

@@ -23,8 +23,9 @@ from vision_server.engine.adapter import Adapter
 from vision_server.engine.beam import BeamSearch, Rules
 from vision_server.engine.cache import DecoderCache
 from vision_server.engine.config import PAD, Config, read_config
-from vision_server.engine.device import choose_device, choose_dtype
+from vision_server.engine.device import INT8, choose_device, choose_dtype, choose_linear
 from vision_server.engine.features import DEFAULT_BYTES, Features
+from vision_server.engine.linear import Int8Linear
 from vision_server.engine.network import Network
 from vision_server.engine.preprocess import PromptTokenizer, normalise, to_rgb
 from vision_server.engine.weights import Progress, load_network
@@ -102,11 +103,13 @@ class Florence:
         progress: Progress | None = None,
         adapter: Path | str | None = None,
         feature_cache_bytes: int = DEFAULT_BYTES,
+        plain: bool = False,
     ) -> Florence:
         """Load a checkpoint directory. `device` is auto, cpu, cuda, cuda:N, mps or xpu; `dtype` is auto, float32,
-        float16 or bfloat16. `progress` hears (phase, bytes done, bytes in all). `adapter` is a folder with a LoRA
-        adapter of PEFT's, merged into the weights. `feature_cache_bytes` of device memory may hold the features of
-        the last pictures, so that they are looked at only once; 0 for none.
+        float16, bfloat16 or, on a CPU, int8. `progress` hears (phase, bytes done, bytes in all). `adapter` is a folder
+        with a LoRA adapter of PEFT's, merged into the weights. `feature_cache_bytes` of device memory may hold the
+        features of the last pictures, so that they are looked at only once; 0 for none. With `plain` the layers are
+        torch's own, whose weights can be read and changed; they answer the same, on a CPU later.
 
         Raises CheckpointError (files), BadOption (unknown device or dtype), OutOfMemory.
         """
@@ -114,10 +117,11 @@ class Florence:
         config = read_config(directory)
         target = choose_device(device)
         kind = choose_dtype(dtype, target)
+        convert = None if plain else choose_linear(dtype, target, kind)
         tokenizer = PromptTokenizer(directory)
         lora = Adapter.read(Path(adapter)) if adapter is not None else None
         try:
-            network = load_network(directory, config, target, kind, progress, lora)
+            network = load_network(directory, config, target, kind, progress, lora, convert)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory("The device has too little free memory to load the model.") from error
         return cls(network, config, tokenizer, target, kind, feature_cache_bytes)
@@ -128,6 +132,8 @@ class Florence:
 
     @property
     def dtype(self) -> str:
+        if any(isinstance(module, Int8Linear) for module in self.network.modules()):
+            return INT8
         return str(self._dtype).removeprefix("torch.")
 
     @property

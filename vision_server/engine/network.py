@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_server.engine.config import Config
+from vision_server.engine.linear import Int8Linear, PackedLinear
 from vision_server.engine.text import TextModel
 from vision_server.engine.vision import Projector, VisionTower
 
@@ -16,6 +17,13 @@ class Network(nn.Module):
         self.vision_tower = VisionTower(config.vision)
         self.projector = Projector(config.vision)
         self.text = TextModel(config.text)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the weights take, whatever the layers keep them as."""
+        plain = {tensor.data_ptr(): tensor.nbytes for tensor in self.state_dict().values()}
+        converted = [module for module in self.modules() if isinstance(module, PackedLinear | Int8Linear)]
+        return sum([*plain.values(), *(module.weight_bytes for module in converted)])
 
     def look(self, pixels_BCHW: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) -> image features (B, N, D), the spatial average first."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vision_server.engine.cache import DecoderCache
 from vision_server.engine.config import TextConfig
+from vision_server.engine.linear import GeluLinear
 
 POSITION_OFFSET = 2  # BART's position tables keep two rows that are never used
 
@@ -67,13 +68,13 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = SelfAttention(dim, heads)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = GeluLinear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
     def forward(self, x_BSD: Tensor, mask: Tensor | None) -> Tensor:
         x_BSD = self.self_attn_layer_norm(x_BSD + self.self_attn(x_BSD, mask))
-        x_BSD = self.final_layer_norm(x_BSD + self.fc2(F.gelu(self.fc1(x_BSD))))
+        x_BSD = self.final_layer_norm(x_BSD + self.fc2(self.fc1(x_BSD)))
         return x_BSD
 
 
@@ -84,7 +85,7 @@ class DecoderLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.encoder_attn = CrossAttention(dim, heads)
         self.encoder_attn_layer_norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = GeluLinear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
@@ -102,7 +103,7 @@ class DecoderLayer(nn.Module):
     def finish(self, x: Tensor, attended: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         x = self.self_attn_layer_norm(x + attended)
         x = self.encoder_attn_layer_norm(x + self.encoder_attn(x, keys, values, mask))
-        x = self.final_layer_norm(x + self.fc2(F.gelu(self.fc1(x))))
+        x = self.final_layer_norm(x + self.fc2(self.fc1(x)))
         return x
 
 

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vision_server.engine.config import VisionConfig
+from vision_server.engine.linear import GeluLinear
 
 
 def convolve(conv: nn.Conv2d, x_BHWC: Tensor) -> Tensor:
@@ -23,11 +24,11 @@ def convolve(conv: nn.Conv2d, x_BHWC: Tensor) -> Tensor:
 class Mlp(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = GeluLinear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        y: Tensor = self.fc2(self.fc1(x))
         return y
 
 
@@ -183,8 +184,11 @@ class TemporalEmbed(nn.Module):
 
     def __init__(self, frames: int, dim: int) -> None:
         super().__init__()
-        frequency = torch.exp(torch.arange(dim // 2) * -(torch.log(torch.tensor(10000.0)) / (dim // 2)))
-        angle = torch.arange(frames)[:, None] * frequency
+        # Computed on the CPU although the rest may be built on the meta device: for its formulas there torch would
+        # import its compiler, which takes a second.
+        with torch.device("cpu"):
+            frequency = torch.exp(torch.arange(dim // 2) * -(torch.log(torch.tensor(10000.0)) / (dim // 2)))
+            angle = torch.arange(frames)[:, None] * frequency
         self.register_buffer("pos_idx_to_embed", torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1))
 
 

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vision_server.engine.adapter import Adapter
 from vision_server.engine.config import Config
 from vision_server.engine.files import SAFETENSORS, Tensors, open_tensors
+from vision_server.engine.linear import Convert
 from vision_server.engine.names import HEAD, SHARED, TRANSPOSED, Layout, embeddings, is_dropped, keys_of, layout_of
 from vision_server.engine.network import Network
 from vision_server.errors import CheckpointError
 
 Progress = Callable[[str, int, int], None]
+_MOST_SHARED = 8 << 20  # values: the allocator gives what is larger back by itself
+_DRAWS = ("normal_", "uniform_", "kaiming_uniform_")  # as functions of torch.nn.init, and as methods
 
 
 def load_network(
@@ -31,47 +36,94 @@ def load_network(
     dtype: torch.dtype,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
+    convert: Convert | None = None,
 ) -> Network:
     """Build the network and fill it from `directory`, an adapter merged in; `progress` hears ("weights", bytes done,
-    bytes in all).
+    bytes in all). With `convert`, what it makes of a linear layer takes that one's place as soon as it is filled.
 
     Raises CheckpointError for a missing, truncated or foreign file and for every key that does not fit.
     """
     adapter = adapter or Adapter({})
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialValues():
         network = Network(config)
-    with open_tensors(directory) as tensors:
-        state = _read(network, tensors, device, dtype, progress, adapter)
-    network.load_state_dict(state, strict=True, assign=True)
+    room = _Room(network, device, dtype, convert is not None)
+    with open_tensors(directory) as tensors, torch.no_grad():
+        for name, tensor in _read(network, tensors, room, progress, adapter):
+            _place(network, name, tensor, convert)
     return network.eval().requires_grad_(False)
+
+
+class _Room:
+    """Memory to read a tensor into: its own, or what all weights share that are about to be converted.
+
+    Pieces of their size that came and went between what stays would leave holes, a tenth of the whole model.
+    """
+
+    def __init__(self, network: Network, device: torch.device, dtype: torch.dtype, converts: bool) -> None:
+        self._network, self._device, self._dtype, self._converts = network, device, dtype, converts
+        self._shared = torch.empty(0)
+
+    def __call__(self, name: str, shape: torch.Size) -> Tensor:
+        path, _, own_name = name.rpartition(".")
+        stays = own_name != "weight" or not isinstance(self._network.get_submodule(path), nn.Linear)
+        if stays or not self._converts or shape.numel() > _MOST_SHARED:
+            return torch.empty(shape, dtype=self._dtype, device=self._device)
+        if shape.numel() > self._shared.numel():
+            self._shared = torch.empty(shape.numel(), dtype=self._dtype, device=self._device)
+        return self._shared[: shape.numel()].view(shape)
+
+
+def _place(network: Network, name: str, tensor: Tensor, convert: Convert | None) -> None:
+    path, _, own_name = name.rpartition(".")
+    module = network.get_submodule(path)
+    module.load_state_dict({own_name: tensor}, strict=False, assign=True)
+    if convert and isinstance(module, nn.Linear) and not any(p.is_meta for p in module.parameters()):
+        network.set_submodule(path, convert(module))
+
+
+class _WithoutInitialValues(TorchFunctionMode):
+    """Layers built in this context do not draw the values that the file's will replace.
+
+    On the meta device that draws nothing, but torch's way to it imports its compiler, which takes a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _read(
     network: Network,
     tensors: Tensors,
-    device: torch.device,
-    dtype: torch.dtype,
+    room: _Room,
     progress: Progress | None,
     adapter: Adapter,
-) -> dict[str, Tensor]:
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the network by its name. One that is to be converted may be overwritten by the next but one."""
     layout = layout_of(tensors.file_of)
     adapter.check({key for name in network.state_dict() for names in _names_of_parts(name) for key in names})
     left = set(tensors.file_of)
-    state: dict[str, Tensor] = {}
+    is_tied = keys_of(HEAD, layout)[0] not in tensors.file_of  # a stored head is kept: fine-tunes have one that differs
     bytes_done = 0
     # The embedding and the head are by far the largest: they come first, while there is little beside them.
     for name, target in sorted(network.state_dict().items(), key=lambda item: item[0] not in (SHARED, HEAD)):
         keys = keys_of(name, layout)
         if name == SHARED:
             keys = [next((key for key in embeddings(layout) if key in tensors.file_of), keys[0])]
-        elif name == HEAD and keys[0] not in tensors.file_of:
-            continue  # tied: the shared embedding serves, below
-        whole = torch.empty(target.shape, dtype=dtype, device=device)
+        elif name == HEAD and is_tied:
+            continue
+        whole = room(name, target.shape)
         for key, part, names in zip(keys, whole.chunk(len(keys)), _names_of_parts(name), strict=True):
             source = _source(tensors, key, list(part.shape))
             part.copy_(adapter.merge(names, source))
             bytes_done += source.nbytes
-        state[name] = whole
+        yield name, whole
+        if name == SHARED and is_tied:
+            yield HEAD, adapter.merge(_names_of_parts(HEAD)[0], whole).to(whole.dtype)
         left.difference_update(keys)
         if progress:
             progress("weights", bytes_done, tensors.nbytes)
@@ -79,10 +131,6 @@ def _read(
     if superfluous:
         key = superfluous[0]
         raise CheckpointError(f"{tensors.file_of[key]} has a key that Florence-2 does not: {key}.")
-    # A stored head is kept as it is: fine-tunes store one that differs from the embedding.
-    if HEAD not in state:
-        state[HEAD] = adapter.merge(_names_of_parts(HEAD)[0], state[SHARED]).to(dtype)
-    return state
 
 
 def _names_of_parts(name: str) -> list[tuple[str, ...]]:
