@@ -67,9 +67,13 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         height, width = x_BHWC.shape[1], x_BHWC.shape[2]
-        qkv = rearrange(self.qkv(x_BHWC), "b y x (three g c) -> three b g c (y x)", three=3, g=self.groups)
-        out = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], scale=(height * width) ** -0.5)
-        y: Tensor = self.proj(rearrange(out, "b g c (y x) -> b y x (g c)", y=height))
+        qkv = rearrange(self.qkv(x_BHWC), "b y x (three g c) -> three (b g) (y x) c", three=3, g=self.groups)
+        # Two products over long columns, which read q, k and v where they lie; `scaled_dot_product_attention` takes
+        # them for heads of thousands of dimensions and wants each turned around. The scale comes before rounding.
+        scale = (height * width) ** -0.5
+        scores = torch.baddbmm(qkv.new_empty(1), qkv[0].transpose(1, 2), qkv[1], beta=0, alpha=scale)
+        out = qkv[2] @ scores.softmax(dim=-1).transpose(1, 2)
+        y: Tensor = self.proj(rearrange(out, "(b g) (y x) c -> b y x (g c)", g=self.groups, y=height))
         return y
 
 

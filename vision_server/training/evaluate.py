@@ -96,9 +96,10 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", default=PROMPTS, choices=PROMPTS, metavar="TOKEN")
     parser.add_argument("--beams", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     args = parser.parse_args()
-    florence = Florence.load(args.model, device=args.device, dtype="float32")
+    florence = Florence.load(args.model, device=args.device, dtype=args.dtype)
     scenes = [scene(seed) for seed in EVAL_SEEDS[: args.scenes]]
     began_s = time.perf_counter()
     figures = evaluate(florence, scenes, args.beams, args.prompts)
