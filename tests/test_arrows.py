@@ -21,6 +21,7 @@ ROOMS: dict[str, str] = {
     "setting_kinds": "",
     "setting_models": "setting_kinds",
     "settings": "errors setting_kinds setting_models",
+    "setting_texts": "setting_kinds setting_models settings",
     "hub": "errors",
     "catalog": "errors hub tasks",
     "images": "errors",
@@ -43,11 +44,14 @@ ROOMS: dict[str, str] = {
     "worker.life": "errors worker.lane worker.process worker.protocol worker.setbacks worker.transfer",
     "worker.supervisor": "errors worker.idle worker.lane worker.life worker.line worker.process worker.protocol "
     "worker.setbacks worker.transfer",
-    "worker.runner": "errors log worker.lane worker.life worker.memory worker.process worker.protocol "
-    "worker.supervisor",
+    "worker.spare": "log worker.process worker.protocol",
+    "worker.standby": "worker.life",
+    "worker.runner": "errors log worker.lane worker.life worker.memory worker.process worker.protocol worker.spare "
+    "worker.standby worker.supervisor",
+    "worker.cores": "",
     "worker.decode": "errors images",
     "worker.stepper": "errors tasks worker.decode worker.protocol",
-    "worker.child": "errors log hub tasks engine worker.protocol worker.stepper",
+    "worker.child": "errors log hub tasks engine worker.cores worker.decode worker.protocol worker.stepper",
     "worker.status": "errors worker.life worker.process worker.protocol worker.supervisor",
     "jobs": "errors worker.lane worker.life worker.protocol worker.runner worker.status",
     "api": "errors settings served images tasks jobs",
@@ -58,7 +62,7 @@ ROOMS: dict[str, str] = {
     "demo": "client.server client.sketch client.terminal errors outlines settings tasks",
     "pull": "errors settings hub served",
     "listing": "errors settings hub catalog served",
-    "cli": "client client.caption errors log settings daemon doctor demo listing pull",
+    "cli": "client client.caption errors log setting_texts settings daemon doctor demo listing pull",
     "__main__": "cli",
     "training": "errors log tasks engine outlines",
 }
@@ -91,6 +95,8 @@ STANDARD_LIBRARY_ONLY = (
     "worker.line",
     "worker.idle",
     "worker.transfer",
+    "worker.standby",
+    "worker.cores",
 )
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.live_daemon import live_daemon
-from vision_server import cli, images, settings, tasks
+from vision_server import cli, images, setting_texts, settings, tasks
 from vision_server.api.app import create_app
 from vision_server.outlines import agrees
 from vision_server.training.evaluate import table
@@ -54,7 +54,7 @@ def code_words(text: str) -> list[str]:
 
 
 def test_the_settings_table_is_the_codes() -> None:
-    assert between("settings") == settings.readme_table(), "put settings.readme_table() between the markers"
+    assert between("settings") == setting_texts.readme_table(), "put setting_texts.readme_table() between the markers"
 
 
 def test_the_example_of_several_checkpoints_is_accepted(tmp_path: Path) -> None:

@@ -1,18 +1,16 @@
-"""Sources and their order, types, ranges, suggestions, and what is rendered from the table."""
+"""Sources and their order, types, ranges, suggestions."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision_server import settings
+from vision_server import setting_texts, settings
 from vision_server.errors import BadSetting
 from vision_server.settings import TABLE, Settings, load
 
@@ -153,7 +151,7 @@ def test_an_empty_variable_counts_as_unset(empty: Path) -> None:
         ("max_batch", "many", "must be auto or a whole number"),
         ("device", "gpu", "must be auto, cpu, cuda"),
         ("device", "cuda:x", "must be auto, cpu, cuda"),
-        ("dtype", "int8", "must be one of auto, float32, float16, bfloat16"),
+        ("dtype", "int4", "must be one of auto, float32, float16, bfloat16"),
         ("allow_anonymous", "maybe", "must be true or false"),
         ("allowed_hosts", "http://x", "bare host names"),
         ("allowed_hosts", "box:80", "bare host names"),
@@ -237,7 +235,7 @@ def test_the_key_and_the_token_are_not_in_the_repr() -> None:
 
 def test_the_token_is_no_flag_and_the_models_stand_in_the_file_only(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    settings.add_flags(parser)
+    setting_texts.add_flags(parser)
     assert "--hf-token" not in parser.format_help()
     assert "--models" not in parser.format_help()
     loaded = load({}, write(tmp_path / "c.yaml", "hf_token: hf_a\n"), {"VISION_SERVER_HF_TOKEN": "hf_b"})
@@ -250,39 +248,6 @@ def test_the_first_of_the_models_is_the_default_unless_one_is_named(tmp_path: Pa
     assert load({}, config, {}).settings.model == "base"
     assert load({"model": "large"}, config, {}).settings.model == "large"
     assert [entry.name for entry in load({}, config, {}).settings.models] == ["base", "large"]
-
-
-def test_other_defaults_can_be_shown() -> None:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    settings.add_flags(parser, ("model", "dtype"), {"model": "demo"})
-    assert "[demo]" in parser.format_help()
-    assert "[auto]" in parser.format_help()
-
-
-def test_help_holds_every_flag_and_default() -> None:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    settings.add_flags(parser)
-    text = parser.format_help()
-    for row in TABLE.values():
-        assert row.flag in text or not row.flag
-    given_flags = vars(parser.parse_args(["--idle-timeout", "-1", "--allow-anonymous", "--max-queue", "3"]))
-    assert given_flags == {"idle_timeout_s": "-1", "allow_anonymous": True, "max_queue": "3"}
-
-
-def test_the_sample_file_loads_to_the_defaults(tmp_path: Path) -> None:
-    sample = settings.sample_yaml()
-    assert yaml.safe_load(sample) is None
-    names = "|".join(TABLE)
-    uncommented = re.sub(rf"(?m)^# ({names}): ", r"\1: ", sample)
-    assert set(yaml.safe_load(uncommented)) == set(TABLE)
-    assert load({}, write(tmp_path / "c.yaml", uncommented), {}).settings == Settings()
-
-
-def test_the_readme_table_has_a_line_for_every_setting() -> None:
-    lines = settings.readme_table().splitlines()
-    assert len(lines) == len(TABLE) + 2
-    assert all(line.count("|") == 5 for line in lines)
-    assert "| `idle_timeout_s` | `--idle-timeout` | `300` |" in settings.readme_table()
 
 
 def test_a_daemon_can_be_given_an_environment_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:

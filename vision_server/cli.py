@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, settings
+from . import __version__, setting_texts, settings
 from .errors import BadSetting
 
 COMMANDS = {
@@ -73,7 +73,7 @@ def _parser(command: str) -> _Parser:
     )
     parser.add_argument("--version", action="version", version=f"vision-server {__version__}")
     if command == "demo":
-        settings.add_flags(parser, _DEMO_FLAGS, {"model": "demo"})
+        setting_texts.add_flags(parser, _DEMO_FLAGS, {"model": "demo"})
         parser.add_argument(
             "--out", type=Path, help="where the drawn answers go (default: a fresh one)", metavar="FOLDER"
         )
@@ -95,7 +95,7 @@ def _add_settings(parser: _Parser, command: str) -> None:
         parser.add_argument("--revision", help="a branch, a tag or a commit (default: as in the settings)")
     if command == "models":
         parser.add_argument("--json", action="store_true", help="as JSON, with everything that is known")
-    settings.add_flags(parser, _HUB_FLAGS if command in ("models", "pull") else settings.TABLE)
+    setting_texts.add_flags(parser, _HUB_FLAGS if command in ("models", "pull") else settings.TABLE)
 
 
 def _run(command: str, flags: dict[str, Any], config: Path | None) -> int:

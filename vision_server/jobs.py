@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -105,6 +105,10 @@ class Queue:
         if self._supervisor.line.waiting >= self.capacity:  # the retried were admitted once; they take nobody's place
             raise QueueFull(f"All {self.capacity} places in the queue are taken.", retry_after_s=self.retry_after_s())
 
+    def expect(self) -> AbstractContextManager[None]:
+        """While a request that may be admitted arrives: a worker process starts meanwhile, if there is none."""
+        return self._runner.expect()
+
     async def submit(self, request: Request) -> Outcome:
         """Wait for the answer. Cancelling the awaiting task takes the request back, wherever it is.
 
@@ -137,7 +141,8 @@ class Queue:
     def status(self) -> Status:
         """A snapshot. Never loads anything, never touches the idle clock."""
         runner = self._runner
-        return snapshot(runner.supervisor, runner.hellos, runner.child, self.capacity, runner.now())
+        spare_pid = runner.spare.pid if runner.spare else None
+        return snapshot(runner.supervisor, runner.hellos, runner.child, spare_pid, self.capacity, runner.now())
 
     async def drain(self) -> None:
         """Stop admitting (CannotServe), finish what is here within `shutdown_grace_s`, end the worker."""
@@ -183,18 +188,22 @@ async def open_queue(
     step_stall_timeout_s: float = 120.0,
     shutdown_grace_s: float = 30.0,
     wait_for_download: bool = True,
+    standby: bool = False,
     command: Sequence[str] = WORKER,
 ) -> AsyncIterator[Queue]:
     """The queue and, when asked, its worker; nothing is started before the first request. Leaving ends both.
 
     `models` is what may be asked for, the default first. Without `wait_for_download` a request whose model is being
-    downloaded gets CannotServe, and the download goes on. `command` is the worker.
+    downloaded gets CannotServe, and the download goes on. With `standby` a process that will become the next worker is
+    there from the beginning. `command` is the worker.
     """
     limits = Limits(load_stall_timeout_s, step_stall_timeout_s, shutdown_grace_s, wait_for_download)
     hellos = {model.hello.model: model.hello for model in models}
     idle_timeouts_s = {model.hello.model: model.idle_timeout_s for model in models}
-    queue = Queue(Runner(hellos, idle_timeouts_s, limits, command), max_queue, request_timeout_s)
+    runner = Runner(hellos, idle_timeouts_s, limits, command, standby=standby)
+    queue = Queue(runner, max_queue, request_timeout_s)
     try:
+        runner.begin()
         yield queue
     finally:
         await queue.aclose()

@@ -1,16 +1,16 @@
 """Every setting of the server: one frozen value, and the one table it is read, checked and documented from.
 
 A value comes from the defaults, then the YAML file, then VISION_SERVER_* variables, then flags; the later one wins.
-This is the only module that reads the environment. No setting is a global: whoever needs one is handed the `Settings`.
+How the table is shown to people is in `setting_texts`. This is the only module that reads the environment. No setting
+is a global: whoever needs one is handed the `Settings`.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import ipaddress
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -76,6 +76,7 @@ class Settings:
     idle_timeout_s: float = _row(
         IDLE, 300.0, "The worker ends after this many seconds without work; 0 at once, -1 never."
     )
+    standby: bool = _row(SWITCH, False, "Keep a process without model and GPU (220 MB of RAM) that wakes up sooner.")
     max_queue: int = _row(whole(1, 100_000), 256, "Requests that may wait; one more is refused with 429.")
     max_batch: int | Literal["auto"] = _row(
         whole_or_auto(1, 1024), "auto", "Requests decoded together; auto asks the device's memory."
@@ -256,62 +257,3 @@ def _known(key: object, known: Collection[str], where: str) -> str:
     near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ". `vision-server --help` lists them."
     raise BadSetting(f"{where}: there is no setting {key}{hint}")
-
-
-# What is shown to people comes from the same table ------------------------------------------------------------------
-
-
-def add_flags(
-    parser: argparse.ArgumentParser, names: Iterable[str] = TABLE, other_defaults: Mapping[str, str] | None = None
-) -> None:
-    """One flag per setting. Values stay text: `load` parses them, so that every source gives the same messages.
-
-    `other_defaults` are shown in place of the table's; to apply them is the caller's.
-    """
-    for row in (TABLE[name] for name in names if TABLE[name].flag):
-        text = f"{row.help} [{(other_defaults or {}).get(row.name, _shown(row))}]".replace("`", "").replace("%", "%%")
-        if row.kind is SWITCH:
-            parser.add_argument(
-                row.flag, dest=row.name, help=text, default=argparse.SUPPRESS, action=argparse.BooleanOptionalAction
-            )
-        else:
-            parser.add_argument(row.flag, dest=row.name, help=text, default=argparse.SUPPRESS, metavar=row.kind.name)
-
-
-def sample_yaml() -> str:
-    """A configuration file with every setting, commented out at its default."""
-    lines = [
-        "# vision-server: remove the # before a line to change it. Flags and VISION_SERVER_* variables win over it."
-    ]
-    for row in TABLE.values():
-        lines += ["", f"# {row.help}", f"# {row.name}: {'{}' if row.kind is MODELS else _yaml(row.default)}"]
-    return "\n".join(lines) + "\n"
-
-
-def readme_table() -> str:
-    """README's table of settings, in Markdown."""
-    lines = ["| setting | flag | default | meaning |", "|---|---|---|---|"]
-    for row in TABLE.values():
-        flag = f"`{row.flag}`" if row.flag else "-"
-        lines.append(f"| `{row.name}` | {flag} | `{_shown(row)}` | {row.help} |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(row: Row) -> str:
-    if row.default is None or row.default == ():
-        return "none"
-    if isinstance(row.default, bool):
-        return "yes" if row.default else "no"
-    return f"{row.default:g}" if isinstance(row.default, float) else str(row.default)
-
-
-def _yaml(value: object) -> str:
-    if value is None:
-        return "null"
-    if value == ():
-        return "[]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return f'"{value}"' if isinstance(value, str) and not value.isalnum() else str(value)

@@ -215,7 +215,7 @@ def test_features_of_pictures_are_kept_as_hello_says(checkpoint: Path, kept_byte
     inbox: queues.SimpleQueue[Any] = queues.SimpleQueue()
     said: list[Frame] = []
     hello = Hello(str(checkpoint), "toy", "cpu", threads=1, max_batch=1, feature_cache_bytes=kept_bytes)
-    stepper = child._load(hello, inbox, said.append)
+    stepper = child._load(hello, inbox, said.append, child.Imports())
     for run_id in (1, 2):
         asked = run(run_id, Options(max_new_tokens=5))
         for item in (asked, stepper.prepare(asked)):

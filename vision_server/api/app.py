@@ -22,7 +22,8 @@ from .routes import add_routes
 
 
 def create_app(settings: Settings, worker_command: Sequence[str] | None = None) -> web.Application:
-    """The application; its queue opens when it starts and closes with it. No worker starts before the first request.
+    """The application; its queue opens when it starts and closes with it. No worker starts before the first request,
+    unless `standby` says so.
 
     `worker_command` replaces the worker by another program that speaks its protocol. Run it with
     `handler_cancellation=True`, else a client that leaves keeps its place in the queue. Raises BadSetting.
@@ -54,6 +55,7 @@ def _queue(command: Sequence[str] | None) -> Callable[[web.Application], AsyncIt
             step_stall_timeout_s=settings.step_stall_timeout_s,
             shutdown_grace_s=settings.shutdown_grace_s,
             wait_for_download=settings.wait_for_download,
+            standby=settings.standby,
         ) as queue:
             app[QUEUE] = queue
             yield

@@ -38,14 +38,19 @@ def max_body_bytes(settings: Settings) -> int:
     return max_image_bytes(settings) * 7 // 5 + _SLACK_BYTES
 
 
+def check_length(request: web.Request) -> None:
+    """Raises TooLarge for a body that says beforehand that it is."""
+    settings = request.app[SETTINGS]
+    if (request.content_length or 0) > max_body_bytes(settings):
+        raise _too_large(settings)
+
+
 async def read_fields(request: web.Request) -> dict[str, Any]:
     """Every field of the request; those of the body win over the query's. `image` is there, and is bytes.
 
     Raises BadRequest, BadImage, ImageRefused, TooLarge, BodyTooSlow.
     """
     settings = request.app[SETTINGS]
-    if (request.content_length or 0) > max_body_bytes(settings):
-        raise _too_large(settings)
     read = _multipart if request.content_type == "multipart/form-data" else _json_or_raw
     try:
         fields = await asyncio.wait_for(read(request), settings.body_timeout_s)

@@ -10,20 +10,22 @@ from aiohttp import web
 from ..errors import BadRequest, CannotServe, LoadFailed
 from ..served import Served
 from ..tasks import TASKS, Task, answer, of_token, parse_fields
-from .bodies import read_fields
+from .bodies import check_length, read_fields
 from .keys import MODELS, QUEUE, REQUEST_ID, SETTINGS
 from .replies import reply, server_timing
 from .requests import flag, keep_alive_s, pick, to_request
 
 
 async def process_image(request: web.Request) -> web.Response:
-    """One picture, one prompt. A full queue refuses before the body is read.
+    """One picture, one prompt. A full queue refuses before the body is read; the worker starts while it arrives.
 
     With `parse` an answer that has parts (PromptGen's) comes as an object of them; `raw` adds the generated text.
     """
     queue = request.app[QUEUE]
     queue.check_admission()
-    fields = await read_fields(request)
+    check_length(request)
+    with queue.expect():
+        fields = await read_fields(request)
     parse, raw = flag(fields, "parse"), flag(fields, "raw")
     job = to_request(fields, request[REQUEST_ID], request.app[MODELS], request.app[SETTINGS])
     outcome = await queue.submit(job)

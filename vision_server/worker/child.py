@@ -1,14 +1,19 @@
 """The worker process: `python -m vision_server.worker.child`. Holds the model, answers the daemon, ends with it.
 
-Three threads. One reads frames, so that Cancel, Stop and end-of-file are seen whatever the others do; one decodes
-pictures; the main one steps the model and is the only one that writes. Standard output belongs to no library: the
-pipe to the daemon is moved away from it first, and what is printed goes to standard error, which the daemon logs.
+It may be started before its model is known. So what needs no model is done at once, beside waiting for the Hello that
+names one: torch and the engine are imported, which opens no device, and the codecs of pictures registered.
+
+Four threads. One reads frames, so that Cancel, Stop and end-of-file are seen whatever the others do; one imports, and
+is gone when that is done; one decodes pictures; the main one steps the model and is the only one that writes. Standard
+output belongs to no library: the pipe to the daemon is moved away from it first, and what is printed goes to standard
+error, which the daemon logs.
 
 It has no listening port, no settings of its own (Hello brings them) and no state worth saving: it may end any time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -22,9 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from .. import hub
 from .. import log as logs
 from ..errors import LoadFailed, VisionError
+from .cores import usable_cores
+from .decode import register_formats
 from .protocol import LOAD, Cancel, Decoder, Failed, Frame, Hello, Progress, ProtocolError, Ready, Run, Stop, encode
 from .stepper import Inbox, Prepared, Stepper, prepare
 
@@ -33,6 +39,9 @@ log = logging.getLogger(__name__)
 _READ_BYTES = 1 << 20
 _REPORT_EVERY_S = 0.05
 _MAX_AUTO_SLOTS = 64
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+Report = Callable[[str, int, int], None]
 
 
 class Pipe:
@@ -104,16 +113,35 @@ class Mailbox:
             self.inbox.put(prepare(self.runs.get()))
 
 
+class Imports:
+    """What every model needs, imported by a thread of its own from the beginning."""
+
+    def __init__(self) -> None:
+        self._engine_is_there = threading.Event()
+        threading.Thread(target=self._import, name="imports", daemon=True).start()
+
+    def _import(self) -> None:
+        with contextlib.suppress(Exception):  # the load will meet it again, and can tell the daemon
+            from .. import engine  # noqa: F401  and torch with it
+        self._engine_is_there.set()
+        register_formats()
+
+    def wait(self) -> None:
+        """Until torch and the engine are imported."""
+        self._engine_is_there.wait()
+
+
 def main() -> None:
     """Serve until the daemon says Stop or is gone."""
     pipe, mailbox = Pipe(), Mailbox()
     faulthandler.enable()
     logs.setup(form="json")
     threading.Thread(target=mailbox.read, args=(pipe,), name="reader", daemon=True).start()
+    imports = Imports()
     hello = mailbox.hello.get()
     logs.setup(hello.log_level, "json")
     try:
-        stepper = _load(hello, mailbox.inbox, pipe.say)
+        stepper = _load(hello, mailbox.inbox, pipe.say, imports)
     except VisionError as error:
         _end(pipe, Failed(LOAD, error.code, str(error)))
     except Exception:
@@ -138,18 +166,20 @@ def _end(pipe: Pipe, last_words: Failed | None = None) -> NoReturn:
     os._exit(1)
 
 
-def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
-    directory = _files(hello, _reporter(say))
+def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None], imports: Imports) -> Stepper:
     say(Progress("import"))
+    if hello.directory is not None:
+        _read_ahead(Path(hello.directory))
+    imports.wait()
+    directory = _files(hello, _reporter(say))
     import torch
 
     from ..engine import Florence, Options
 
+    torch.set_num_threads(hello.threads or usable_cores())
     engine = Florence.load(
         directory, hello.device, hello.dtype, _reporter(say), hello.adapter, hello.feature_cache_bytes
     )
-    if engine.device == "cpu":
-        torch.set_num_threads(hello.threads or _cores())
     cuda = torch.cuda if engine.device.startswith("cuda") else None
 
     def memory() -> int:
@@ -177,10 +207,20 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None]) -> Stepper:
     )
 
 
-def _files(hello: Hello, report: hub.Report) -> Path:
-    """Where the checkpoint lies, downloaded first where that is needed; torch is not even imported meanwhile."""
+def _read_ahead(directory: Path) -> None:
+    """Have the system read the weights from the disk while torch is being imported."""
+    if sys.platform == "linux":
+        for path in (path for pattern in _WEIGHTS for path in directory.glob(pattern)):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _files(hello: Hello, report: Report) -> Path:
+    """Where the checkpoint lies, downloaded first where that is needed."""
     if hello.directory is not None:
         return Path(hello.directory)
+    from .. import hub
+
     assert hello.repository is not None, "a Hello names one of the two"
     source = hub.Source(
         hello.repository,
@@ -194,7 +234,7 @@ def _files(hello: Hello, report: hub.Report) -> Path:
     return hub.fetch(source, report)
 
 
-def _reporter(say: Callable[[Frame], None]) -> Callable[[str, int, int], None]:
+def _reporter(say: Callable[[Frame], None]) -> Report:
     """What the engine's loading calls; the daemon hears of it some twenty times a second at most."""
     last_s = 0.0
 
@@ -206,12 +246,6 @@ def _reporter(say: Callable[[Frame], None]) -> Callable[[str, int, int], None]:
             say(Progress(phase, done, total))
 
     return report
-
-
-def _cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def auto_slots(model_bytes: int, free_bytes: int | None) -> int:

@@ -74,7 +74,7 @@ def decode(data: bytes, max_pixels: int, target: tuple[int, int] | None = None) 
 
 
 def _decode(data: bytes, max_pixels: int, target: tuple[int, int] | None) -> Decoded:
-    with Image.open(io.BytesIO(data), formats=_formats()) as image:
+    with Image.open(io.BytesIO(data), formats=register_formats()) as image:
         if image.width * image.height > max_pixels:
             raise TooLarge(f"The picture has {image.width * image.height:,} pixels; at most {max_pixels:,} are taken.")
         whole_width = image.width
@@ -101,8 +101,11 @@ def _draft_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, in
 
 
 @cache
-def _formats() -> tuple[str, ...]:
-    """Those of ours that this Pillow can open: AVIF depends on its build, HEIF on a library beside it."""
+def register_formats() -> tuple[str, ...]:
+    """Those of ours that this Pillow can open: AVIF depends on its build, HEIF on a library beside it.
+
+    The first picture asks for it, if nobody did before; it takes some ten milliseconds.
+    """
     with contextlib.suppress(ImportError):
         pillow_heif: Any = importlib.import_module("pillow_heif")
         pillow_heif.register_heif_opener()

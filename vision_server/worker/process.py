@@ -64,10 +64,13 @@ class Listener(Protocol):
 
 
 class Child(asyncio.SubprocessProtocol):
-    """A worker process. Made by `spawn`; over when its listener's `on_end` was called."""
+    """A worker process. Made by `spawn`; over when its listener's `on_end` was called.
+
+    `listener` may be replaced by another one, which hears what comes from then on.
+    """
 
     def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+        self.listener = listener
         self._decoder: Decoder | None = Decoder()  # None once the stream is of no use
         self._line = bytearray()
         self._killed = False
@@ -77,7 +80,7 @@ class Child(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
         self.pid = self._transport.get_pid() or 0
-        self._listener.on_start(self)
+        self.listener.on_start(self)
 
     def send(self, frame: Frame) -> None:
         """Write a frame. To a worker that is gone already it goes nowhere; its end is reported anyway."""
@@ -87,11 +90,11 @@ class Child(asyncio.SubprocessProtocol):
 
     def kill_tree(self) -> None:
         """End the process and all it started, at once. Returns before they are gone; `on_end` tells."""
-        self._killed = True
+        again, self._killed = self._killed, True
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
             family = psutil.Process(self.pid).children(recursive=True)
-        if self._transport.get_returncode() is None:
+        if not again and self._transport.get_returncode() is None:  # a second time it would take the exit code away
             with contextlib.suppress(ProcessLookupError):
                 self._transport.kill()
         self._kill_group()
@@ -117,10 +120,10 @@ class Child(asyncio.SubprocessProtocol):
         elif self._decoder is not None:
             try:
                 for frame in self._decoder.feed(data):
-                    self._listener.on_frame(self, frame)
+                    self.listener.on_frame(self, frame)
             except ProtocolError as error:
                 self._decoder = None
-                self._listener.on_garbage(self, error)
+                self.listener.on_garbage(self, error)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == _STDERR and self._line:
@@ -137,7 +140,7 @@ class Child(asyncio.SubprocessProtocol):
         if self._last_call is not None:
             self._last_call.cancel()
         self._transport.close()
-        self._listener.on_end(self, Exit(returncode, not self._killed and -returncode in _OUTSIDE_SIGNALS))
+        self.listener.on_end(self, Exit(returncode, not self._killed and -returncode in _OUTSIDE_SIGNALS))
 
     def _take_lines(self, data: bytes) -> None:
         *lines, rest = (bytes(self._line) + data).split(b"\n")
@@ -150,7 +153,7 @@ class Child(asyncio.SubprocessProtocol):
 
     def _report_line(self, line: bytes | bytearray) -> None:
         if text := line.decode("utf-8", "replace").rstrip():
-            self._listener.on_line(self, text)
+            self.listener.on_line(self, text)
 
     def _kill_group(self) -> None:
         if sys.platform != "win32":  # the worker leads its own group, so this never reaches us

@@ -1,7 +1,7 @@
 """Does what the supervisor decides: starts and ends the process, moves frames, arms the timer, wakes who waits.
 
-The thin asynchronous shell around `supervisor`. Everything runs on one event loop, so an event is handled whole before
-the next; there are no locks, and the process has one owner.
+The thin asynchronous shell around `supervisor`, and around `standby`, which has a process started ahead. Everything
+runs on one event loop, so an event is handled whole before the next; there are no locks, and a process has one owner.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
+from typing import Any, TypeVar
 
 from ..errors import VisionError
 from ..log import relay
@@ -20,10 +22,13 @@ from .lane import Job
 from .life import Limits
 from .process import Child, Exit, spawn
 from .protocol import Done, Frame, Hello, ProtocolError
+from .spare import Spare
+from .standby import Standby
 from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 WORKER = (sys.executable, "-m", "vision_server.worker.child")
 
 
@@ -31,6 +36,7 @@ class Runner:
     """One supervisor with a real clock and real processes. Make it inside the event loop it is to live in.
 
     `hellos` has what the worker of each model is told, `idle_timeouts_s` how long it may be idle; the default first.
+    With `standby` there is a spare process from `begin` on.
     """
 
     def __init__(
@@ -39,9 +45,13 @@ class Runner:
         idle_timeouts_s: Mapping[str, float],
         limits: Limits,
         command: Sequence[str] = WORKER,
+        *,
+        standby: bool = False,
     ) -> None:
         self.supervisor = Supervisor(idle_timeouts_s, limits, self)
         self.child: Child | None = None
+        self.spare: Spare | None = None
+        self._standby = Standby(self, kept=standby, for_swaps=len(hellos) > 1)
         self.hellos = hellos
         self._command = command
         self._loop = asyncio.get_running_loop()
@@ -49,12 +59,25 @@ class Runner:
         self._answers: dict[int, asyncio.Future[Done | VisionError | None]] = {}
         self._unsent: list[Frame] = []  # decided while the process was still being started
         self._kill_at_start = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._used_before_bytes: int | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._used_before: asyncio.Task[int | None] | None = None
 
     def now(self) -> float:
         """Monotonic seconds; the only clock of the worker's life."""
         return self._loop.time()
+
+    def begin(self) -> None:
+        """Start what is wanted before anybody asks."""
+        self._happen(lambda now: None)
+
+    @contextmanager
+    def expect(self) -> Iterator[None]:
+        """While somebody's request arrives, who will need a worker."""
+        self._happen(lambda now: self._standby.expect())
+        try:
+            yield
+        finally:
+            self._happen(self._standby.expect_no_longer)
 
     async def ask(self, job: Job, event: Callable[[Job, float], None]) -> Done | None:
         """Hand `job` to the supervisor by `event` and wait for its answer. Cancelled, the job is taken back."""
@@ -73,6 +96,8 @@ class Runner:
 
     async def finish(self) -> None:
         """After the supervisor was closed: leave no timer and no task behind."""
+        if self.spare is not None:
+            await self.spare.wait()
         await asyncio.gather(*self._tasks)
         if self._timer is not None:
             self._timer.cancel()
@@ -81,29 +106,36 @@ class Runner:
         try:
             event(self.now())
         finally:
+            self._standby.settle(self.supervisor.life.phase, self.now(), draining=self.supervisor.draining)
             self._arm()
 
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        due_s = self.supervisor.next_wakeup_s
+        wakeups_s = (self.supervisor.next_wakeup_s, self._standby.next_wakeup_s)
+        due_s = min((at_s for at_s in wakeups_s if at_s is not None), default=None)
         self._timer = None if due_s is None else self._loop.call_at(due_s, self._happen, self.supervisor.tick)
 
-    def _background(self, work: asyncio.Task[None]) -> None:
-        self._tasks.add(work)
-        work.add_done_callback(self._tasks.discard)
+    def _background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _spawn(self) -> None:
-        self._used_before_bytes = await memory.used_bytes()
+    async def _start(self, spare: Spare | None = None) -> None:
         try:
-            await spawn(self._command, self)
+            await spawn(self._command, spare or self)
         except Exception:  # whatever it is, those who wait for the worker must hear of it
             log.exception("the worker process could not be started")
-            self._unsent.clear()
-            self._happen(self.supervisor.on_spawn_failed)
+            if spare is None or spare.is_handed_over:
+                self._unsent.clear()
+                self._happen(self.supervisor.on_spawn_failed)
+            else:
+                spare.give_up()
 
-    async def _account(self) -> None:
-        before, after = self._used_before_bytes, await memory.used_bytes(back_to=self._used_before_bytes)
+    async def _account(self, used_before: asyncio.Task[int | None]) -> None:
+        before = await used_before
+        after = await memory.used_bytes(back_to=before)
         if before is not None and after is not None:
             log.info("GPU memory in use: %d MiB before the load, %d MiB now", before >> 20, after >> 20)
 
@@ -112,7 +144,14 @@ class Runner:
     def spawn(self, model: str) -> None:
         self._kill_at_start = False
         self._unsent = [self.hellos[model]]
-        self._background(self._loop.create_task(self._spawn()))
+        # Asked beside the start: it takes the process longer to reach the device.
+        self._used_before = self._background(memory.used_bytes())
+        if self._standby.take():
+            assert self.spare is not None
+            spare, self.spare = self.spare, None
+            spare.hand_over(self)
+        else:
+            self._background(self._start())
 
     def send(self, frame: Frame) -> None:
         if self.child is None:
@@ -133,6 +172,20 @@ class Runner:
         future = self._answers.get(job.id)
         if future is not None and not future.done():
             future.set_result(result)
+
+    # What the standby has done (its Effects).
+
+    def start_spare(self) -> None:
+        self.spare = Spare(self._on_spare_gone)
+        self._background(self._start(self.spare))
+
+    def end_spare(self) -> None:
+        assert self.spare is not None
+        self.spare.end()
+
+    def _on_spare_gone(self) -> None:
+        self.spare = None
+        self._happen(self._standby.on_end)
 
     # What the process reports (its Listener).
 
@@ -157,5 +210,6 @@ class Runner:
     def on_end(self, child: Child, end: Exit) -> None:
         log.info("worker %d has ended (%s)", child.pid, end)
         self.child = None
-        self._background(self._loop.create_task(self._account()))
+        assert self._used_before is not None
+        self._background(self._account(self._used_before))
         self._happen(partial(self.supervisor.on_end, end))

@@ -35,13 +35,19 @@ class Status:
     worker_pid: int | None
     worker_rss_bytes: int | None
     worker_device_bytes: int | None  # GPU memory the worker says it holds
+    standby_pid: int | None  # a process without a model and without a device, which the next worker will be
     draining: bool
     failure: str | None  # why the last load of `model` failed; cleared by its next success
     failures: dict[str, str]  # the same for every model whose last load failed
 
 
 def snapshot(
-    supervisor: Supervisor, hellos: Mapping[str, Hello], child: Child | None, capacity: int, now: float
+    supervisor: Supervisor,
+    hellos: Mapping[str, Hello],
+    child: Child | None,
+    spare_pid: int | None,
+    capacity: int,
+    now: float,
 ) -> Status:
     """`hellos` has every model that is served, the default first; `capacity` is how many requests may wait."""
     life, idle_at_s, state = supervisor.life, supervisor.idle.at_s, state_of(supervisor)
@@ -68,6 +74,7 @@ def snapshot(
         worker_pid=child.pid if child else None,
         worker_rss_bytes=child.rss_bytes() if child else None,
         worker_device_bytes=progress.memory_bytes if progress else ready.memory_bytes if ready else None,
+        standby_pid=spare_pid,
         draining=supervisor.draining,
         failure=str(failure) if failure else None,
         failures={model: str(failure) for model, failure in failures.items() if failure},

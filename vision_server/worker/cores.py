@@ -1,0 +1,60 @@
+"""How many threads are worth starting: the cores that this process may use, and a container's share of them.
+
+A container that is limited by time (`docker run --cpus=1.5`) still sees every core of its machine. More threads than
+its quota lets run wait for one another, for the most part of every period.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path, PurePosixPath
+
+_V1_CONTROLLER = "cpu"
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """At least 1. `root` is where the system's /proc and /sys are looked for."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min([cores, *(ceil(share) for share in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The cores' worth of time that each control group above this process may use, of those that are limited.
+
+    The kernel's documents: admin-guide/cgroup-v2 (cpu.max) and scheduler/sched-bwc (cpu.cfs_quota_us).
+    """
+    for folder in _folders(root):
+        if (folder / "cpu.max").is_file():
+            quota, _, period = _read(folder / "cpu.max").partition(" ")
+        else:
+            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period):  # "max" and -1 are no limit
+            yield int(quota) / int(period)
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """This process's control group and all above it, where they are mounted.
+
+    A container may see its own group as the mount's root, although /proc names it by its path on the host.
+    """
+    for line in _read(root / "proc" / "self" / "cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if number == "0" and not controllers:
+            mount = root / "sys" / "fs" / "cgroup"
+        elif _V1_CONTROLLER in controllers.split(","):
+            mount = root / "sys" / "fs" / "cgroup" / controllers
+        else:
+            continue
+        path = PurePosixPath(group.lstrip("/"))
+        yield from (mount / above for above in (path, *path.parents))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
