@@ -2,7 +2,8 @@
 
 `python tests/bench/coldstart.py`. Random weights of base's size on the CPU in float32, in the system's file cache on
 both sides. Ours is the time of the first answer, for which the worker is started and the model loaded, less that of the
-next one; the reference is the time from starting Python until model and processor are there. README.md says more.
+next one; the reference is the time from starting Python until model and processor are there. The second row is the same
+with `standby`, once the process that is kept has imported all it can. README.md says more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.bench.checkpoints import published, write_checkpoint
 from tests.bench.daemons import jpeg, running, timed
 from tests.bench.machine import circumstances
@@ -24,8 +27,10 @@ from tests.bench.rows import add_json_flag, at_least_one, in_turns, median_row, 
 from tests.daemon_process import Daemon
 
 NAME = "cold: idle daemon to first answer, less a warm answer, base on CPU"
+STANDBY_NAME = f"{NAME}, standby"
 PAIRS = 7
 TOKENS = 4
+QUIET_S = 0.5
 READY = "ready"
 REFERENCE = f"""
 import sys
@@ -51,14 +56,26 @@ class Wake:
         return self.cold_s - self.warm_s
 
 
-def wake(daemon: Daemon, number: int) -> Wake:
+def wake(daemon: Daemon, number: int, *, standby: bool = False) -> Wake:
     """Send the worker home, then ask about two pictures that are as large as each other."""
     timed(daemon, "/unload", b"")
     while timed(daemon, "/status")[1]["worker_pid"] is not None:
         time.sleep(0.05)
+    if standby:
+        _wait_until_quiet(daemon)
     path = f"/process_image?max_new_tokens={TOKENS}"
     cold_s, warm_s = (timed(daemon, path, jpeg(picture))[0] for picture in (2 * number, 2 * number + 1))
     return Wake(cold_s, warm_s, timed(daemon, "/status")[1]["worker_pid"])
+
+
+def _wait_until_quiet(daemon: Daemon) -> None:
+    """Until the daemon's spare process is there and has done what it can do without a model."""
+    while (pid := timed(daemon, "/status")[1]["standby_pid"]) is None:
+        time.sleep(0.05)
+    spare, before_s = psutil.Process(pid), -1.0
+    while (used_s := sum(spare.cpu_times()[:2])) != before_s:
+        before_s = used_s
+        time.sleep(QUIET_S)
 
 
 def reference_s(directory: Path) -> float:
@@ -73,10 +90,13 @@ def reference_s(directory: Path) -> float:
     return seconds
 
 
-def measure(directory: Path, pairs: int) -> list[tuple[Wake, float]]:
+def measure(directory: Path, pairs: int, *, standby: bool = False) -> list[tuple[Wake, float]]:
     """(ours, reference), after a pair that is not counted: it leaves the files in the system's cache."""
-    with running("--model", str(directory), "--device", "cpu", "--dtype", "float32", "--feature-cache", "0") as daemon:
-        found = in_turns(1 + pairs, lambda number: wake(daemon, number), lambda _: reference_s(directory))
+    words = ["--model", str(directory), "--device", "cpu", "--dtype", "float32", "--feature-cache", "0"]
+    with running(*words, *["--standby"] * standby) as daemon:
+        found = in_turns(
+            1 + pairs, lambda number: wake(daemon, number, standby=standby), lambda _: reference_s(directory)
+        )
     return found[1:]
 
 
@@ -87,8 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), published("base"))
-        found = measure(Path(folder), args.pairs)
-    rows = [median_row(NAME, "s", [(ours.seconds, reference) for ours, reference in found])]
+        found = {name: measure(Path(folder), args.pairs, standby=name is STANDBY_NAME) for name in (NAME, STANDBY_NAME)}
+    rows = [
+        median_row(name, "s", [(ours.seconds, reference) for ours, reference in pairs]) for name, pairs in found.items()
+    ]
     words = sys.argv[1:] if argv is None else argv
     about = circumstances(shlex.join(["python", "tests/bench/coldstart.py", *words]), "torch", "transformers")
     publish(rows, about, args.json)
