@@ -16,7 +16,8 @@ from tests.engine.conftest import Pair
 from tests.tiny import picture
 from vision_server.engine import Florence, Generation, Options
 from vision_server.engine.config import PreprocessConfig
-from vision_server.engine.features import Features, digest
+from vision_server.engine.features import DEFAULT_BYTES, Features, digest
+from vision_server.engine.policy import CPU
 from vision_server.engine.preprocess import to_rgb
 from vision_server.errors import OutOfMemory
 
@@ -157,15 +158,21 @@ class Counted:
 
 @pytest.fixture
 def keeping(pair: Pair) -> Florence:
-    """With what is kept of earlier tests gone."""
-    pair.ours.forget_features()
-    return pair.ours
+    """The same network, keeping nothing yet of what other tests asked."""
+    return another(pair, DEFAULT_BYTES)
 
 
 def twin(pair: Pair) -> Florence:
     """The same network, keeping nothing."""
-    ours = pair.ours
-    return Florence(ours.network, ours.config, ours.tokenizer, torch.device("cpu"), torch.float32, 0)
+    return another(pair, 0)
+
+
+def another(pair: Pair, feature_cache_bytes: int) -> Florence:
+    """Takes up to eight requests in at once, as on a GPU, so that pictures are looked at together."""
+    ours, policy = pair.ours, replace(CPU, admit_at_once=8)
+    return Florence(
+        ours.network, ours.config, ours.tokenizer, torch.device("cpu"), torch.float32, feature_cache_bytes, policy
+    )
 
 
 def ids(florence: Florence, asked: list[tuple[int, str]]) -> list[list[int]]:

@@ -13,6 +13,7 @@ from tests.engine.conftest import Pair
 from tests.tiny import Search, oracle_generate, oracle_inputs, picture
 from vision_server.engine import Florence, Generation, Options
 from vision_server.engine.cache import DecoderCache
+from vision_server.engine.policy import Extent, Plan
 
 PROMPTS = (
     "What does the image describe?",
@@ -62,15 +63,20 @@ def test_a_step_agrees_with_its_whole_sequence_twin(pair: Pair) -> None:
         layers = pair.ours.config.text.decoder_layers
         heads = pair.ours.config.text.decoder_attention_heads
         head_dim = pair.ours.config.text.d_model // heads
-        cache = DecoderCache(layers, heads, head_dim, 128, torch.device("cpu"), torch.float32)
         cross, sources = network.cross_keys_values(states), mask.sum(1).tolist()
-        cache.add(cross[:, :, :1], sources[:1], width=1)
+        size = Extent(rows=1, width=1, span=12, sources=cross.shape[4])
+        cache = DecoderCache(layers, heads, head_dim, size, torch.device("cpu"), torch.float32)
+        cache.add(0, cross[:, :, :1], sources[:1])
         for t in range(3):
-            assert_step(text.step(ids[:1, t : t + 1], cache), expected[:1, t])
-        cache.add(cross[:, :, 1:], sources[1:], width=1)
+            step = cache.open(Plan(size, True, ()), torch.tensor([[t]]))
+            assert_step(text.step(ids[:1, t : t + 1], step), expected[:1, t])
+        size = replace(size, rows=2)
+        cache = cache.grown(size)
+        cache.add(1, cross[:, :, 1:], sources[1:])
         for t in range(9):
+            step = cache.open(Plan(size, True, ()), torch.tensor([[t + 3], [t]]))
             step_ids = torch.stack([ids[0, t + 3], ids[1, t]])[:, None]
-            assert_step(text.step(step_ids, cache), torch.stack([expected[0, t + 3], expected[1, t]]))
+            assert_step(text.step(step_ids, step), torch.stack([expected[0, t + 3], expected[1, t]]))
 
 
 def assert_step(logits_RWV: torch.Tensor, expected_RV: torch.Tensor) -> None:

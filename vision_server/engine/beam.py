@@ -5,23 +5,25 @@ additions, so that the chosen tokens are the same: 2 x beams candidates a step, 
 length ** length_penalty, the n-gram ban and forced tokens applied to log-probabilities. Greedy search is one beam that
 stops at its first end token. Each request has its own length, limit and options; a request with fewer beams than the
 widest one carries dead beams, whose scores are minus infinity.
+
+All that a step changes lies in buffers that never move, and nothing in a step depends on a value that the host would
+have to read: it can be captured as a CUDA graph. A request that is done stays done, its result as it is, however many
+more steps are taken.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vision_server.engine.config import DECODER_START, EOS, PAD
+from vision_server.engine.policy import Extent, Plan
 
 NEVER = -1.0e9  # what the reference adds to a score that must lose against every real one
-FIRST_LENGTH = 64
-_PER_SLOT = (
-    *("_ids", "_best_ids", "_scores", "_best_scores", "_best_lengths"),
-    *("_finished", "_improvable", "_beams", "_early"),
-)
+_NONE = -1  # no forced token
 
 
 @dataclass(frozen=True)
@@ -37,169 +39,219 @@ class Rules:
     forced_eos: int | None
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The search of N requests of W beams, sequences of up to T + 1 tokens with the decoder's start token. What belongs
+    to a whole request is a column, (N, 1)."""
+
+    ids: Tensor  # (N, W, T+1)
+    scores: Tensor  # (N, W), the best first
+    best_ids: Tensor  # (N, W, T+1), the finished hypotheses, the best first
+    best_scores: Tensor
+    best_lengths: Tensor
+    finished: Tensor  # (N, W): whether that place of the best ones is taken
+    improvable: Tensor
+    done: Tensor
+    lengths: Tensor  # tokens so far, the start token included
+    growth: Tensor  # of the length a step: 1; 0 in a slot not in use
+    beams: Tensor  # how many of the W are the request's own
+    limits: Tensor
+    ngrams: Tensor
+    early: Tensor
+    forced_bos: Tensor
+    forced_eos: Tensor
+    norms: Tensor  # (N, P+1): what the scores of that many new tokens are divided by
+
+    @classmethod
+    def unused(cls, size: Extent, positions: int, device: torch.device) -> _Rows:
+        """Slots without a request: all beams dead but finite enough to be stepped along with the others."""
+        rows, width, length = size.rows, size.width, size.span + 1
+
+        def flags(columns: int, value: bool) -> Tensor:
+            return torch.full((rows, columns), value, device=device)
+
+        def column(value: int) -> Tensor:
+            return torch.full((rows, 1), value, device=device)
+
+        return cls(
+            ids=torch.full((rows, width, length), PAD, device=device),
+            scores=torch.full((rows, width), -torch.inf, device=device),
+            best_ids=torch.full((rows, width, length), PAD, device=device),
+            best_scores=torch.full((rows, width), -torch.inf, device=device),
+            best_lengths=torch.ones(rows, width, dtype=torch.long, device=device),
+            finished=flags(width, True),
+            improvable=flags(1, True),
+            done=flags(1, False),
+            lengths=column(1),
+            growth=column(0),
+            beams=column(0),
+            limits=column(1),
+            ngrams=column(0),
+            early=flags(1, False),
+            forced_bos=column(_NONE),
+            forced_eos=column(_NONE),
+            norms=torch.ones(rows, positions + 1, device=device),
+        )
+
+    def part(self, rows: slice, length: int | None = None) -> _Rows:
+        """Views of some rows, their sequences cut to `length`."""
+        views = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        for name in ("ids", "best_ids"):
+            views[name] = views[name][:, :, :length]
+        return _Rows(**views)
+
+    def take(self, other: _Rows) -> None:
+        """Copy what is no larger in any way than this."""
+        for field in fields(self):
+            new = getattr(other, field.name)
+            getattr(self, field.name)[tuple(map(slice, new.shape))] = new
+
+
 class BeamSearch:
-    """R requests of W beams; sequences (R, W, L) start with the decoder's start token. Slots are kept dense as in the
-    cache: removing one moves the last into its place."""
+    """N slots of W beams, R of them in a step. Of fixed size: a larger one with the same contents is made by `grown`.
+    `positions` is the most new tokens that a request may have."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._reset()
+    def __init__(self, size: Extent, positions: int, device: torch.device) -> None:
+        self._positions, self._device = positions, device
+        self._rows = _Rows.unused(size, positions, device)
+        self._clean = _Rows.unused(Extent(1, size.width, size.span), positions, device)
 
-    def _reset(self) -> None:
-        device = self.device
-        self.rules: list[Rules] = []
-        self._lengths: list[int] = []
-        self._width = 0
-        self._ids = self._best_ids = torch.full((0, 0, FIRST_LENGTH), PAD, device=device)
-        self._scores = self._best_scores = torch.zeros(0, 0, device=device)
-        self._best_lengths = torch.zeros(0, 0, dtype=torch.long, device=device)
-        self._finished = torch.zeros(0, 0, dtype=torch.bool, device=device)
-        self._improvable = torch.zeros(0, 1, dtype=torch.bool, device=device)
-        self._beams = torch.zeros(0, 1, dtype=torch.long, device=device)  # how many of the W are the request's own
-        self._early = torch.zeros(0, 1, dtype=torch.bool, device=device)
+    def grown(self, size: Extent) -> BeamSearch:
+        """The same in buffers of `size`, which covers this one's. Raises torch.OutOfMemoryError."""
+        other = BeamSearch(size, self._positions, self._device)
+        other._rows.take(self._rows)
+        return other
 
-    @property
-    def tokens(self) -> Tensor:
-        """(R, W) the newest token of every beam."""
-        last = torch.tensor(self._lengths, device=self.device) - 1
-        return self._ids.gather(2, last[:, None, None].expand(-1, self._width, 1))[:, :, 0]
+    def add(self, slot: int, rules: list[Rules]) -> None:
+        """Put requests into `slot` and the next ones."""
+        for number, rule in enumerate(rules, slot):
+            row = self._rows.part(slice(number, number + 1))
+            row.take(self._clean)
+            beams = slice(0, rule.num_beams)
+            row.ids[:, beams, 0] = DECODER_START
+            row.scores[:, beams], row.best_scores[:, beams] = NEVER, NEVER
+            row.scores[:, 0] = 0.0
+            row.finished[:, beams] = False
+            row.growth.fill_(1)
+            row.beams.fill_(rule.num_beams)
+            row.limits.fill_(rule.limit)
+            row.ngrams.fill_(rule.no_repeat_ngram_size)
+            row.early.fill_(rule.early_stopping)
+            row.forced_bos.fill_(_NONE if rule.forced_bos is None else rule.forced_bos)
+            row.forced_eos.fill_(_NONE if rule.forced_eos is None else rule.forced_eos)
+            # Python's power, since that is what the reference divides by.
+            norms = [float(new**rule.length_penalty) for new in range(1, rule.limit + 1)]
+            row.norms[0, 1 : rule.limit + 1] = torch.tensor(norms, device=self._device)
 
-    def new_tokens(self, slot: int) -> int:
-        return self._lengths[slot] - 1
+    def remove(self, slot: int, last: int) -> None:
+        """The request in `last` moves into `slot`; `last` is not in use any more."""
+        if slot != last:
+            self._rows.part(slice(slot, slot + 1)).take(self._rows.part(slice(last, last + 1)))
+        self._rows.part(slice(last, last + 1)).take(self._clean)
 
-    def add(self, rules: list[Rules]) -> None:
-        if not self.rules:
-            self._reset()
-        fresh, rows = len(self.rules), len(self.rules) + len(rules)
-        width = max([self._width, *(r.num_beams for r in rules)])
-
-        def widen(old: Tensor, fill: float | bool | int) -> Tensor:
-            new = torch.full((rows, width, *old.shape[2:]), fill, dtype=old.dtype, device=self.device)
-            new[: old.shape[0], : old.shape[1]] = old
-            return new
-
-        self._beams = torch.cat([self._beams, self._column([r.num_beams for r in rules])])
-        self._early = torch.cat([self._early, self._column([r.early_stopping for r in rules])])
-        self._improvable = torch.cat([self._improvable, self._column([True] * len(rules))])
-        self._width = width
-        dead = self._dead
-        self._ids, self._best_ids = widen(self._ids, PAD), widen(self._best_ids, PAD)
-        self._ids[fresh:, :, 0] = DECODER_START
-        self._scores, self._best_scores = widen(self._scores, NEVER), widen(self._best_scores, NEVER)
-        self._scores[fresh:, 0] = 0.0
-        self._scores.masked_fill_(dead, -torch.inf)
-        self._best_scores.masked_fill_(dead, -torch.inf)
-        self._best_lengths = widen(self._best_lengths, 1)
-        self._finished = widen(self._finished, False) | dead
-        self.rules += rules
-        self._lengths += [1] * len(rules)
-
-    def remove(self, slot: int) -> None:
-        """Forget `slot`; the last one moves into it."""
-        last = len(self.rules) - 1
-        for name in _PER_SLOT:
-            tensor = getattr(self, name)
-            tensor[slot] = tensor[last]
-            setattr(self, name, tensor[:last])
-        self.rules[slot], self._lengths[slot] = self.rules[last], self._lengths[last]
-        self.rules.pop()
-        self._lengths.pop()
-
-    def _column(self, values: list[int] | list[bool] | list[float]) -> Tensor:
-        return torch.tensor(values, device=self.device)[:, None]
-
-    @property
-    def _dead(self) -> Tensor:
-        """(R, W) true for the beams that a request does not have."""
-        return torch.arange(self._width, device=self.device) >= self._beams
+    def done(self, rows: int) -> list[bool]:
+        """Which of the first `rows` requests are done. Waits for the device."""
+        done: list[bool] = self._rows.done[:rows, 0].tolist()
+        return done
 
     def result(self, slot: int) -> list[int]:
-        """The best hypothesis without the decoder's start token, its end token included."""
-        ids: list[int] = self._best_ids[slot, 0, 1 : int(self._best_lengths[slot, 0])].tolist()
+        """The best hypothesis without the decoder's start token, its end token included. Waits for the device."""
+        ids: list[int] = self._rows.best_ids[slot, 0, 1 : int(self._rows.best_lengths[slot, 0])].tolist()
         return ids
 
-    def advance(self, logits_RWV: Tensor) -> tuple[Tensor, list[bool]]:
-        """Take one step. Returns the parent of every new beam (R, W) and which requests are done."""
-        if max(self._lengths) >= self._ids.shape[2]:
-            more = torch.full_like(self._ids, PAD)
-            self._ids, self._best_ids = torch.cat([self._ids, more], 2), torch.cat([self._best_ids, more], 2)
-        length_R = torch.tensor(self._lengths, device=self.device)
-        log_probs = self._constrain(torch.log_softmax(logits_RWV.float(), dim=-1), length_R)
-        vocabulary = log_probs.shape[-1]
-        totals = (log_probs + self._scores[:, :, None]).flatten(1)
-        keep = 2 * self._width
-        top, index = totals.topk(keep)
-        rank = torch.arange(keep, device=self.device)
-        spare = rank >= 2 * self._beams
+    def newest(self, plan: Plan) -> tuple[Tensor, Tensor]:
+        """The last token of every beam (R, W), and its position (R, 1)."""
+        positions = self._rows.lengths[: plan.extent.rows] - 1
+        ids = self._rows.ids[: plan.extent.rows]
+        return ids.gather(2, positions[:, :, None].expand(-1, plan.extent.width, 1))[:, :, 0], positions
+
+    def advance(self, plan: Plan, logits_RWV: Tensor) -> Tensor:
+        """Take one step; returns the parent of every new beam (R, W). All is computed before anything is written."""
+        width, vocabulary = plan.extent.width, logits_RWV.shape[-1]
+        rows = self._rows.part(slice(0, plan.extent.rows), plan.extent.span + 1)
+        rank = torch.arange(2 * width, device=self._device)
+        dead, spare = rank[:width] >= rows.beams, rank >= 2 * rows.beams
+
+        log_probs = torch.log_softmax(logits_RWV.float(), dim=-1)
+        for size in plan.ngrams:
+            _ban_repeats(log_probs, rows, size)
+        top, index = log_probs.add_(rows.scores[:, :, None]).flatten(1).topk(2 * width)
+        top, parents, tokens = _force(rows, top, index // vocabulary, index % vocabulary)
         top = top.masked_fill(spare, -torch.inf)
-        parents, tokens = index // vocabulary, index % vocabulary
-        at_limit = self._column([n >= r.limit for n, r in zip(self._lengths, self.rules, strict=True)])
-        hits = (tokens == EOS) | at_limit
+        hits = (tokens == EOS) | (rows.lengths >= rows.limits)
+        norm = rows.norms.gather(1, rows.lengths)
 
-        ids = self._ids.gather(1, parents[:, :, None].expand(-1, -1, self._ids.shape[2]))
-        ids.scatter_(2, length_R[:, None, None].expand(-1, keep, 1), tokens[:, :, None])
-        self._finish(ids, top, hits & (rank < self._beams), length_R)
-
-        chosen_scores, chosen = (top + hits * NEVER).topk(self._width)
-        self._ids = ids.gather(1, chosen[:, :, None].expand(-1, -1, ids.shape[2]))
-        self._scores = chosen_scores.masked_fill(self._dead, -torch.inf)
-        self._lengths = [length + 1 for length in self._lengths]
-        done = self._is_done((hits | spare).all(dim=1, keepdim=True))
-        return parents.gather(1, chosen), done
-
-    def _constrain(self, log_probs: Tensor, length_R: Tensor) -> Tensor:
-        """Ban what would repeat an n-gram, then force the first and the last token, as the options say."""
-        for size in {r.no_repeat_ngram_size for r in self.rules} - {0}:
-            log_probs = self._ban_repeats(log_probs, length_R, size)
-        for slot, (rules, length) in enumerate(zip(self.rules, self._lengths, strict=True)):
-            forced = rules.forced_bos if length == 1 else None
-            if length == rules.limit and rules.forced_eos is not None:
-                forced = rules.forced_eos
-            if forced is not None:
-                log_probs[slot] = -torch.inf
-                log_probs[slot, :, forced] = 0.0
-        return log_probs
-
-    def _ban_repeats(self, log_probs: Tensor, length_R: Tensor, size: int) -> Tensor:
-        longest = max(self._lengths)
-        if longest < size:
-            return log_probs
-        ids = self._ids[:, :, :longest]
-        windows = ids.unfold(2, size, 1)
-        tail = (length_R[:, None] - torch.arange(size - 1, 0, -1, device=self.device)).clamp(min=0)
-        prefix = ids.gather(2, tail[:, None].expand(-1, self._width, -1))
-        starts = torch.arange(windows.shape[2], device=self.device)
-        applies = self._column([r.no_repeat_ngram_size == size for r in self.rules])
-        whole = (starts + size <= length_R[:, None]) & applies
-        match = (windows[..., :-1] == prefix[:, :, None]).all(-1) & whole[:, None]
-        penalty = torch.full(match.shape, torch.inf, device=self.device).masked_fill(match, -torch.inf)
-        return log_probs.scatter_reduce(2, windows[..., -1], penalty, "amin")
-
-    def _finish(self, ids: Tensor, top: Tensor, just: Tensor, length_R: Tensor) -> None:
-        """Let the candidates that have just ended compete with the hypotheses kept so far."""
-        full = self._finished.all(dim=1, keepdim=True) & self._early
-        scores = top / self._norm(self._lengths)
-        scores = scores + full * NEVER
-        scores = scores + ~self._improvable * NEVER
+        # Candidates that have just ended compete with the hypotheses kept so far.
+        ids = rows.ids.gather(1, _along(parents, rows.ids))
+        ids.scatter_(2, rows.lengths[:, :, None].expand(-1, 2 * width, 1), tokens[:, :, None])
+        just = hits & (rank < rows.beams)
+        scores = top / norm
+        scores = scores + (rows.finished.all(dim=1, keepdim=True) & rows.early) * NEVER
+        scores = scores + ~rows.improvable * NEVER
         scores = scores + ~just * NEVER
-        merged, index = torch.cat([self._best_scores, scores], dim=1).topk(self._width)
-        lengths = (length_R[:, None] + 1).expand_as(just)
-        rows = index[:, :, None].expand(-1, -1, ids.shape[2])
-        self._best_ids = torch.cat([self._best_ids, ids], dim=1).gather(1, rows)
-        self._best_lengths = torch.cat([self._best_lengths, lengths], dim=1).gather(1, index)
-        finished = torch.cat([self._finished, just], dim=1).gather(1, index)
-        self._finished, self._best_scores = finished | self._dead, merged.masked_fill(self._dead, -torch.inf)
+        both = torch.cat([rows.best_scores, scores], dim=1)
+        kept = torch.where(rows.done, rank[:width], both.topk(width)[1])
+        best_scores = both.gather(1, kept).masked_fill(dead, -torch.inf)
+        best_ids = torch.cat([rows.best_ids, ids], dim=1)
+        best_ids = best_ids.gather(1, _along(kept, best_ids))
+        lengths = (rows.lengths + 1).expand(just.shape)
+        best_lengths = torch.cat([rows.best_lengths, lengths], dim=1).gather(1, kept)
+        finished = torch.cat([rows.finished, just], dim=1).gather(1, kept) | dead
 
-    def _norm(self, lengths: list[int]) -> Tensor:
-        """(R, 1) what scores are divided by: new tokens ** length_penalty."""
-        return self._column([float(n**r.length_penalty) for n, r in zip(lengths, self.rules, strict=True)])
+        # The others go on.
+        open_scores, chosen = (top + hits * NEVER).topk(width)
+        open_scores = open_scores.masked_fill(dead, -torch.inf)
+        parents, ids = parents.gather(1, chosen), ids.gather(1, _along(chosen, ids))
 
-    def _is_done(self, nothing_left: Tensor) -> list[bool]:
-        dead = self._dead
-        worst = self._best_scores.masked_fill(dead, torch.inf).amin(dim=1, keepdim=True)
-        worst = torch.where(self._finished, worst, NEVER)
-        best_possible = self._scores[:, :1] / self._norm([length - 1 for length in self._lengths])
-        self._improvable &= ((best_possible > worst) & ~dead).any(dim=1, keepdim=True)
-        open_beam = ~(self._finished.all(dim=1, keepdim=True) & self._early)
-        done: list[bool] = (~(self._improvable & open_beam) | nothing_left)[:, 0].tolist()
-        return done
+        worst = best_scores.masked_fill(dead, torch.inf).amin(dim=1, keepdim=True)
+        worst = worst.expand(finished.shape).masked_fill(~finished, NEVER)
+        better = (open_scores[:, :1] / norm > worst) & ~dead
+        improvable = rows.improvable & better.any(dim=1, keepdim=True)
+        stopped = finished.all(dim=1, keepdim=True) & rows.early
+        done = rows.done | ~improvable | stopped | (hits | spare).all(dim=1, keepdim=True)
+
+        rows.ids.copy_(ids)
+        rows.scores.copy_(open_scores)
+        rows.best_ids.copy_(best_ids)
+        rows.best_scores.copy_(best_scores)
+        rows.best_lengths.copy_(best_lengths)
+        rows.finished.copy_(finished)
+        rows.improvable.copy_(improvable)
+        rows.done.copy_(done)
+        rows.lengths.add_(rows.growth)
+        return parents
+
+
+def _along(index: Tensor, ids: Tensor) -> Tensor:
+    """An index of beams (R, n), repeated for the tokens of `ids` (R, W, T+1)."""
+    return index[:, :, None].expand(-1, -1, ids.shape[2])
+
+
+def _ban_repeats(log_probs_RWV: Tensor, rows: _Rows, size: int) -> None:
+    """Where a request must not repeat n-grams of this size: the tokens that would complete one get minus infinity."""
+    ids = rows.ids[:, :, :-1]
+    if ids.shape[2] < size:
+        return
+    windows = ids.unfold(2, size, 1)
+    tail = (rows.lengths - torch.arange(size - 1, 0, -1, device=ids.device)).clamp(min=0)
+    prefix = ids.gather(2, tail[:, None].expand(-1, ids.shape[1], -1))
+    starts = torch.arange(windows.shape[2], device=ids.device)
+    whole = (starts + size <= rows.lengths) & (rows.ngrams == size)
+    match = (windows[..., :-1] == prefix[:, :, None]).all(-1) & whole[:, None]
+    penalty = torch.full(match.shape, torch.inf, device=ids.device).masked_fill(match, -torch.inf)
+    log_probs_RWV.scatter_reduce_(2, windows[..., -1], penalty, "amin")
+
+
+def _force(rows: _Rows, top: Tensor, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The candidates (R, 2W) where the first and the last token are forced: every beam goes on with that token, at a
+    log-probability of zero. Beams are in the order of their scores already."""
+    width = rows.scores.shape[1]
+    forced = rows.forced_bos.masked_fill(rows.lengths != 1, _NONE)
+    forced = torch.where((rows.lengths == rows.limits) & (rows.forced_eos != _NONE), rows.forced_eos, forced)
+    here = forced != _NONE
+    own = torch.arange(2 * width, device=top.device) % width
+    return (
+        torch.where(here, F.pad(rows.scores, (0, width), value=-torch.inf), top),
+        torch.where(here, own, parents),
+        torch.where(here, forced, tokens),
+    )

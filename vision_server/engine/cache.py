@@ -1,10 +1,14 @@
 """What the decoder remembers between two tokens, for all running requests at once. Holds no weights and no scores.
 
-Every request owns a slot; the active slots are always the first `active` ones, so a step works on plain prefixes.
+Every request owns a slot; the ones in use are always the first, so a step works on plain prefixes.
 Self-attention: each beam writes its key once, at (position, beam), and never moves it. Which of the written keys belong
 to a beam's own past is a boolean ancestry table, so choosing new parents after a beam step reorders a few kilobytes of
 booleans in place of whole caches. The beams of a request are the query positions of one attention call over that
 request's keys. Cross-attention: keys and values once a request, read by all its beams.
+
+The buffers never move: a step writes into them in place and can be captured as a CUDA graph. What no request uses is
+finite, since a masked key counts for nothing only if its value is a number (0 * NaN is NaN): it is zero, or what the
+step itself wrote for a slot that is not in use.
 """
 
 from __future__ import annotations
@@ -12,133 +16,120 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FIRST_LENGTH = 64  # tokens; a caption rarely needs more, and the buffers double when one does
+from vision_server.engine.policy import Extent, Plan
 
 
 class DecoderCache:
-    """Shapes: R active requests, W beams (the widest request's), T positions, H heads, S source positions, d head size.
+    """Shapes: L layers, N slots, R of them in a step, W beams, T positions, H heads, S source positions, d head size.
 
-    Not thread-safe; all methods are called by the one thread that steps.
+    Of fixed size: a larger one with the same contents is made by `grown`. Not thread-safe.
     """
 
     def __init__(
-        self, layers: int, heads: int, head_dim: int, max_positions: int, device: torch.device, dtype: torch.dtype
+        self, layers: int, heads: int, head_dim: int, size: Extent, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.layers, self.heads, self.head_dim, self.max_positions = layers, heads, head_dim, max_positions
-        self.device, self.dtype = device, dtype
-        self.active = 0
-        self._clear()
-
-    def _clear(self) -> None:
-        self.width = 0
-        self._lengths: list[int] = []
-        self._sources: list[int] = []
-        self._self = self._zeros(0, 0, 0)
-        self._cross = self._cross_zeros(0, 0)
-        self._ancestry = torch.zeros(0, 0, 0, 0, dtype=torch.bool, device=self.device)
-        self._positions = torch.zeros(0, dtype=torch.long, device=self.device)
-
-    def _zeros(self, slots: int, positions: int, width: int) -> Tensor:
-        shape = (self.layers, 2, slots, self.heads, positions, width, self.head_dim)
-        return torch.zeros(shape, device=self.device, dtype=self.dtype)
-
-    def _cross_zeros(self, slots: int, sources: int) -> Tensor:
-        shape = (self.layers, 2, slots, self.heads, sources, self.head_dim)
-        return torch.zeros(shape, device=self.device, dtype=self.dtype)
+        self.size = size
+        self._of = (layers, heads, head_dim)
+        self._device, self._dtype = device, dtype
+        rows, width, span, sources = size.rows, size.width, size.span, size.sources
+        self._self = torch.zeros(layers, 2, rows, heads, span, width, head_dim, device=device, dtype=dtype)
+        self._cross = torch.zeros(layers, 2, rows, heads, sources, head_dim, device=device, dtype=dtype)
+        # (N, T, beam, key's beam), in memory as attention reads it: a beam's keys beside one another
+        self._ancestry = torch.zeros(rows, width, span, width, dtype=torch.bool, device=device).transpose(1, 2)
+        # One real source where there is no request: a softmax over nothing is NaN.
+        self._sources = torch.ones(rows, 1, dtype=torch.long, device=device)
 
     @property
-    def positions(self) -> Tensor:
-        """(R,) the position that the next token of each request takes."""
-        return self._positions[: self.active]
+    def nbytes(self) -> int:
+        return self._self.nbytes + self._cross.nbytes
 
-    def add(self, cross_L2RHSd: Tensor, sources: list[int], width: int) -> None:
-        """Append requests: their cross-attention keys and values (L, 2, R, H, S, d), how many of the S are real for
-        each, and the beams they need."""
-        new, end = len(sources), self.active + len(sources)
-        self._reserve(end, max(self.width, width), FIRST_LENGTH, cross_L2RHSd.shape[4])
-        self._cross[:, :, self.active : end, :, : cross_L2RHSd.shape[4]] = cross_L2RHSd
-        self._ancestry[self.active : end] = False
-        self._positions[self.active : end] = 0
-        self._lengths += [0] * new
-        self._sources += sources
-        self.active = end
+    def grown(self, size: Extent) -> DecoderCache:
+        """The same in buffers of `size`, which covers this one's. Raises torch.OutOfMemoryError."""
+        other = DecoderCache(*self._of, size, self._device, self._dtype)
+        for name in ("_self", "_cross", "_ancestry", "_sources"):
+            old = getattr(self, name)
+            getattr(other, name)[tuple(map(slice, old.shape))] = old
+        return other
 
-    def remove(self, slot: int) -> None:
-        """Free `slot`; the last active slot moves into it."""
-        last = self.active - 1
+    def add(self, slot: int, cross_L2RHSd: Tensor, sources: list[int]) -> None:
+        """Put requests into `slot` and the next ones: their cross-attention keys and values (L, 2, R, H, S, d), and how
+        many of the S are real for each."""
+        end = slot + len(sources)
+        self._cross[:, :, slot:end, :, : cross_L2RHSd.shape[4]] = cross_L2RHSd
+        self._ancestry[slot:end] = False
+        self._sources[slot:end, 0] = torch.tensor(sources, device=self._device)
+
+    def remove(self, slot: int, last: int, span: int) -> None:
+        """The request in `last` moves into `slot`; `last` is clean again. `span`: the positions either has used."""
         if slot != last:
-            length = self._lengths[last]
-            self._self[:, :, slot, :, :length] = self._self[:, :, last, :, :length]
+            self._self[:, :, slot, :, :span] = self._self[:, :, last, :, :span]
             self._cross[:, :, slot] = self._cross[:, :, last]
             self._ancestry[slot] = self._ancestry[last]
-            self._positions[slot] = self._positions[last]
-            self._lengths[slot], self._sources[slot] = self._lengths[last], self._sources[last]
-        self._lengths.pop()
-        self._sources.pop()
-        self.active = last
-        if not last:
-            self._clear()
+            self._sources[slot] = self._sources[last]
+        self._self[:, :, last, :, :span] = 0
+        self._cross[:, :, last] = 0
+        self._ancestry[last] = False
+        self._sources[last] = 1
 
-    def _reserve(self, slots: int, width: int, positions: int, sources: int) -> None:
-        """Grow the buffers to hold at least this much; what is in use is copied."""
-        old_slots, old_positions, old_width = self._ancestry.shape[:3]
-        if slots > old_slots or width > old_width or positions > old_positions:
-            slots, positions = max(slots, old_slots), max(positions, old_positions)
-            width = max(width, old_width)
-            grown = self._zeros(slots, positions, width)
-            grown[:, :, :old_slots, :, :old_positions, :old_width] = self._self
-            ancestry = torch.zeros(slots, width, positions, width, dtype=torch.bool, device=self.device)
-            ancestry[:old_slots, :old_width, :old_positions, :old_width] = self._ancestry.permute(0, 2, 1, 3)
-            self._self, self._ancestry, self.width = grown, ancestry.permute(0, 2, 1, 3), width
-            at = torch.zeros(slots, dtype=torch.long, device=self.device)
-            at[:old_slots] = self._positions
-            self._positions = at
-        old_slots, old_sources = self._cross.shape[2], self._cross.shape[4]
-        if slots > old_slots or sources > old_sources:
-            cross = self._cross_zeros(max(slots, old_slots), max(sources, old_sources))
-            cross[:, :, :old_slots, :, :old_sources] = self._cross
-            self._cross = cross
+    def open(self, plan: Plan, positions_R1: Tensor) -> CacheStep:
+        """Begin a step that writes at these positions (R, 1); every beam sees the key it is about to write."""
+        size = plan.extent
+        beams = torch.arange(size.width, device=self._device)
+        past = self._ancestry[: size.rows, : size.span]
+        block = (size.rows, 1, size.width, size.width)
+        at = positions_R1[:, :, None, None].expand(block)
+        past.scatter_(1, at, (beams[:, None] == beams).expand(block))
+        visible = past.transpose(1, 2).reshape(size.rows, 1, size.width, size.span * size.width)
+        real = None
+        if plan.padded:
+            real = torch.arange(size.sources, device=self._device) < self._sources[: size.rows]
+        return CacheStep(
+            self._self[:, :, : size.rows].flatten(4, 5)[:, :, :, :, : size.span * size.width],
+            self._cross[:, :, : size.rows, :, : size.sources],
+            positions_R1[:, 0],
+            positions_R1 * size.width + beams,
+            self._additive(visible),
+            None if real is None else self._additive(real[:, None, None, :]),
+        )
 
-    def begin_step(self) -> None:
-        """Make room for one more position and let every beam see the key it is about to write."""
-        self._span = max(self._lengths) + 1
-        if self._span > self._ancestry.shape[1]:
-            longer = min(2 * self._ancestry.shape[1], self.max_positions)
-            self._reserve(self._ancestry.shape[0], self.width, longer, self._cross.shape[4])
-        rows = torch.arange(self.active, device=self.device)
-        beams = torch.arange(self.width, device=self.device)
-        self._write = (rows[:, None], self.positions[:, None] * self.width + beams)
-        self._ancestry[rows[:, None], self.positions[:, None], beams, beams] = True
-        visible = self._ancestry[: self.active, : self._span].transpose(1, 2)
-        self._mask = visible.reshape(self.active, 1, self.width, self._span * self.width)
-        self._cross_span = max(self._sources)
-        self._cross_mask: Tensor | None = None
-        if min(self._sources) < self._cross_span:
-            real = torch.tensor(self._sources, device=self.device)[:, None]
-            self._cross_mask = (torch.arange(self._cross_span, device=self.device) < real)[:, None, None, :]
+    def _additive(self, visible: Tensor) -> Tensor:
+        """0 where true, else minus infinity: what attention adds to its scores. A boolean mask would be turned into
+        that again in every layer."""
+        return torch.zeros(visible.shape, device=self._device, dtype=self._dtype).masked_fill_(~visible, -torch.inf)
 
-    def extend(self, layer: int, keys_RHWd: Tensor, values_RHWd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def reorder(self, plan: Plan, parents_RW: Tensor) -> None:
+        """Every beam continues the past of its parent."""
+        size = plan.extent
+        past = self._ancestry[: size.rows, : size.span]
+        past.copy_(past.gather(2, parents_RW[:, None, :, None].expand(past.shape)))
+
+
+class CacheStep:
+    """What one step writes and reads: views of the buffers, made anew for every step."""
+
+    def __init__(
+        self,
+        own_L2RHKd: Tensor,
+        cross_L2RHSd: Tensor,
+        positions_R: Tensor,
+        columns_RW: Tensor,
+        mask: Tensor,
+        cross_mask: Tensor | None,
+    ) -> None:
+        self.positions_R = positions_R
+        self._own, self._cross = own_L2RHKd, cross_L2RHSd
+        self._rows = torch.arange(len(positions_R), device=positions_R.device)[:, None]
+        self._columns, self._mask, self._cross_mask = columns_RW, mask, cross_mask
+
+    def extend(self, layer: int, new_2RHWd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Write this step's keys and values of a layer; returns all keys, all values (R, H, T*W, d) and the mask
-        (R, 1, W, T*W), true where a beam may look."""
-        rows, columns = self._write
-        out = []
-        for store, new in zip(self._self[layer], (keys_RHWd, values_RHWd), strict=True):
-            flat = store.flatten(2, 3)
-            flat[rows, :, columns] = new.transpose(1, 2)
-            out.append(flat[: self.active, :, : self._span * self.width])
-        return out[0], out[1], self._mask
+        (R, 1, W, T*W) to be added, zero where a beam may look."""
+        keys, values = own = self._own[layer]
+        own[:, self._rows, :, self._columns] = new_2RHWd.permute(1, 3, 0, 2, 4)
+        return keys, values, self._mask
 
     def cross(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values (R, H, S, d) of the encoder's states; the mask is None when all requests are equally long."""
-        keys, values = self._cross[layer, :, : self.active, :, : self._cross_span]
+        """Keys and values (R, H, S, d) of the encoder's states, and the mask (R, 1, 1, S) to be added; None where all
+        sources are real."""
+        keys, values = self._cross[layer]
         return keys, values, self._cross_mask
-
-    def end_step(self) -> None:
-        self._positions[: self.active] += 1
-        self._lengths = [length + 1 for length in self._lengths]
-
-    def reorder(self, parents_RW: Tensor) -> None:
-        """Every beam continues the past of its parent."""
-        past = self._ancestry[: self.active, : self._span]
-        index = parents_RW[:, None, :, None].expand(-1, self._span, -1, self.width)
-        self._ancestry[: self.active, : self._span] = past.gather(2, index)

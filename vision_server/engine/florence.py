@@ -1,7 +1,7 @@
 """Florence-2 on one device: load, submit, step, cancel, generate. The only public name of the room.
 
-Requests join and leave the running decoder between two steps. A step encodes what was submitted since the last one and
-then takes one token for every running request. Nothing here waits, starts a thread or knows who asks.
+Requests join and leave the running decoder between two steps. A step encodes the first of those that were submitted
+and then takes one token for every running request. Nothing here waits, starts a thread or knows who asks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vision_server.engine.adapter import Adapter
-from vision_server.engine.beam import BeamSearch, Rules
-from vision_server.engine.cache import DecoderCache
+from vision_server.engine.beam import Rules
 from vision_server.engine.config import PAD, Config, read_config
+from vision_server.engine.decoding import Decoding
 from vision_server.engine.device import INT8, choose_device, choose_dtype, choose_linear
 from vision_server.engine.features import DEFAULT_BYTES, Features
+from vision_server.engine.graphs import graphs_for
 from vision_server.engine.linear import Int8Linear
 from vision_server.engine.network import Network
+from vision_server.engine.policy import Policy, policy_for
 from vision_server.engine.preprocess import PromptTokenizer, normalise, to_rgb
 from vision_server.engine.weights import Progress, load_network
 from vision_server.errors import BadOption, OutOfMemory, PromptTooLong
@@ -80,19 +82,17 @@ class Florence:
         device: torch.device,
         dtype: torch.dtype,
         feature_cache_bytes: int = DEFAULT_BYTES,
+        policy: Policy | None = None,
     ) -> None:
+        """`policy` None takes the device's own."""
         self.network, self.config, self.tokenizer = network, config, tokenizer
         self._device, self._dtype = device, dtype
-        text = config.text
-        head_dim = text.d_model // text.decoder_attention_heads
-        self._cache = DecoderCache(
-            text.decoder_layers, text.decoder_attention_heads, head_dim, self.max_positions, device, dtype
-        )
-        self._beams = BeamSearch(device)
+        self._policy = policy or policy_for(device)
+        self._decoding = Decoding(network.text, config.text, device, dtype, self._policy, graphs_for(device))
         self._features = Features(self._look, config.preprocess, feature_cache_bytes)
         self._tickets = count(1)
         self._pending: list[_Request] = []
-        self._running: list[_Request] = []  # in the order of the slots of cache and beams
+        self._running: list[_Request] = []  # in the order of the decoding's slots
 
     @classmethod
     def load(
@@ -161,7 +161,7 @@ class Florence:
 
     def new_tokens(self) -> dict[int, int]:
         """How many tokens each running request has so far, by ticket."""
-        return {request.ticket: self._beams.new_tokens(slot) for slot, request in enumerate(self._running)}
+        return {request.ticket: self._decoding.new_tokens(slot) for slot, request in enumerate(self._running)}
 
     def submit(self, image: Image.Image, prompt_text: str, options: Options | None = None) -> int:
         """Queue an upright RGB picture and the sentence sent with it; the next step takes it up. Returns its ticket.
@@ -207,27 +207,25 @@ class Florence:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Generation]]:
-        """Take up what was submitted, advance every running request by one token, return those that finished.
+        """Take up the first of what was submitted, advance every running request by one token, return those that
+        finished.
 
         Raises OutOfMemory; what was running still is, what was waiting still waits.
         """
         try:
-            if self._pending:
-                self._admit(self._pending)
-                self._pending = []
-            if not self._running:
-                return []
-            logits = self.network.text.step(self._beams.tokens, self._cache)
-            parents, done = self._beams.advance(logits)
+            fresh = self._pending[: self._policy.admit_at_once]
+            if fresh:
+                self._admit(fresh)
+                del self._pending[: len(fresh)]
+            done = self._decoding.step() if self._running else []
         except torch.OutOfMemoryError as error:
+            self._decoding.release()
             raise OutOfMemory("The device ran out of memory.") from error
-        self._cache.reorder(parents)
         finished = []
         # from the last slot on: dropping one moves the last into its place
-        for slot in reversed(range(len(done))):
-            if done[slot]:
-                finished.append((self._running[slot].ticket, self._generation(slot)))
-                self._drop(slot)
+        for slot in reversed(done):
+            finished.append((self._running[slot].ticket, self._generation(slot)))
+            self._drop(slot)
         return finished
 
     def _admit(self, requests: list[_Request]) -> None:
@@ -242,8 +240,7 @@ class Florence:
         states = self.network.text.encode(features, ids.to(self._device), mask)
         cross = self.network.cross_keys_values(states)
         sources = [features.shape[1] + length for length in lengths]
-        self._cache.add(cross, sources, max(request.rules.num_beams for request in requests))
-        self._beams.add([request.rules for request in requests])
+        self._decoding.add(cross, sources, [request.rules for request in requests])
         self._running += requests
         now_s = time.perf_counter()
         for request in requests:
@@ -254,13 +251,12 @@ class Florence:
         return self.network.look(pixels.to(self._device, self._dtype))
 
     def _drop(self, slot: int) -> None:
-        self._cache.remove(slot)
-        self._beams.remove(slot)
+        self._decoding.remove(slot)
         self._running[slot] = self._running[-1]
         self._running.pop()
 
     def _generation(self, slot: int) -> Generation:
-        request, ids = self._running[slot], self._beams.result(slot)
+        request, ids = self._running[slot], self._decoding.result(slot)
         return Generation(
             text=self.tokenizer.decode(ids),
             token_ids=ids,

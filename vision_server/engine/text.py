@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vision_server.engine.cache import DecoderCache
+from vision_server.engine.cache import CacheStep
 from vision_server.engine.config import TextConfig
 from vision_server.engine.linear import GeluLinear
 
@@ -93,10 +93,10 @@ class DecoderLayer(nn.Module):
         keys, values = self.encoder_attn.keys_values(states_BSD)
         return self.finish(x_BTD, self.self_attn(x_BTD, causal=True), keys, values, mask)
 
-    def step(self, x_RWD: Tensor, cache: DecoderCache, layer: int) -> Tensor:
+    def step(self, x_RWD: Tensor, cache: CacheStep, layer: int) -> Tensor:
         """One token a beam: R requests of W beams; the beams are the query positions of one attention call."""
-        q, k, v = split_heads(self.self_attn.qkv(x_RWD), 3, self.self_attn.heads)
-        keys, values, mask = cache.extend(layer, k, v)
+        qkv = split_heads(self.self_attn.qkv(x_RWD), 3, self.self_attn.heads)
+        q, (keys, values, mask) = qkv[0], cache.extend(layer, qkv[1:])
         attended = self.self_attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, keys, values, mask)))
         return self.finish(x_RWD, attended, *cache.cross(layer))
 
@@ -155,14 +155,12 @@ class Decoder(Stack):
             x_BTD = layer(x_BTD, states_BSD, mask)
         return x_BTD
 
-    def step(self, embeddings_RWD: Tensor, cache: DecoderCache) -> Tensor:
+    def step(self, embeddings_RWD: Tensor, cache: CacheStep) -> Tensor:
         """The next token of every beam, each request at its own position: (R, W, D) -> (R, W, D)"""
-        cache.begin_step()
-        positions_RD = self.embed_positions(cache.positions + POSITION_OFFSET)
+        positions_RD = self.embed_positions(cache.positions_R + POSITION_OFFSET)
         x_RWD: Tensor = self.layernorm_embedding(embeddings_RWD + positions_RD[:, None])
         for index, layer in enumerate(self.layers):
             x_RWD = layer.step(x_RWD, cache, index)  # type: ignore[operator]
-        cache.end_step()
         return x_RWD
 
 
@@ -194,6 +192,8 @@ class TextModel(nn.Module):
         """Logits (B, T, V) of whole sequences (teacher forcing)."""
         return self.lm_head(self.decoder(self.embed(ids_BT), states_BSD, mask_BS))  # type: ignore[no-any-return]
 
-    def step(self, ids_RW: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits (R, W, V) of the token after `ids_RW`."""
+    def step(self, ids_RW: Tensor, cache: CacheStep) -> Tensor:
+        """Logits (R, W, V) of the token after `ids_RW`. Softmax adds up in float32 in every dtype: the fused kernels'
+        accumulators are float (`accum_t` in ATen's mem_eff_attention/kernel_forward.h), and the plain one computes in
+        float32 unless `allow_fp16_bf16_reduction_math_sdp` is set (torch.backends.cuda)."""
         return self.lm_head(self.decoder.step(self.embed(ids_RW), cache))  # type: ignore[no-any-return]
