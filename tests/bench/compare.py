@@ -10,190 +10,159 @@ from __future__ import annotations
 
 import argparse
 import gc
-import io
 import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from tests.bench.checkpoints import PROMPT, SECOND_PROMPT, Size, published, questions, write_checkpoint
-from tests.bench.contenders import Ours, Reference, Requests, Run, check_identical
-from tests.bench.daemons import as_jpeg
-from tests.bench.litserve_row import QUEUED, installed, rounds
+from tests.bench.checkpoints import published, write_checkpoint
+from tests.bench.contenders import BEAMS, Run
+from tests.bench.litserve_row import QUEUED, installed
 from tests.bench.machine import circumstances, usable_cores
-from tests.bench.rows import Row, add_json_flag, at_least_one, in_turns, median_row, publish
-from vision_server.engine.features import DEFAULT_BYTES
+from tests.bench.pairs import WARM_TOKENS, Bench
+from tests.bench.rows import Row, add_json_flag, at_least_one, median_row, publish
+from vision_server.engine.linear import int8, works
 
 TOKENS = 60
+PAIRS_OF_ONE, PAIRS_OF_MANY, PAIRS_OF_SECOND = 7, 3, 5
 LITSERVE = (
     "against the same reference behind LitServe with its dynamic batching (what one would pick instead), "
     f"{QUEUED} queued, base, CPU"
 )
-WARM_TOKENS = 4
 STEP_LIMIT = 3  # times reading the decoder's weights once
-_COPIED_BYTES, _COPIES, _ROUNDS = 1 << 30, 10, 5
 
 
-class Bench:
-    """Both sides on one checkpoint, and pictures that were not shown before."""
-
-    def __init__(self, directory: Path, size: Size, tokens: int, device: str = "cpu", pairs: int | None = None) -> None:
-        self._directory, self._size, self._device, self._pairs = directory, size, device, pairs
-        self.tokens = tokens
-        self.dtype = torch.float32 if device == "cpu" else torch.float16
-        self.ours = self._load()
-        self.reference = Reference(directory, self.ours, self.dtype)
-        self._shown = 0
-
-    def _load(self, feature_cache_bytes: int = 0) -> Ours:
-        return Ours(self._directory, self._device, str(self.dtype).removeprefix("torch."), feature_cache_bytes)
-
-    def _pictures(self, count: int) -> int:
-        """The first of `count` numbers of pictures that were not shown before."""
-        self._shown += count
-        return self._shown - count
-
-    def captions(self, at_once: int, usual_pairs: int) -> list[tuple[Run, Run]]:
-        """(ours, reference) for `at_once` requests, as many times as was asked for, else as is usual."""
-        firsts = [self._pictures(at_once) for _ in range(1 + (self._pairs or usual_pairs))]
-        warm, *asked = (questions(self._size, first, at_once) for first in firsts)
-        self.ours.run(warm, WARM_TOKENS)
-        self.reference.run(warm[:1], WARM_TOKENS)
-        return self._in_turns(asked, lambda number: self.ours.run(asked[number], self.tokens))
-
-    def second_prompts(self, usual_pairs: int) -> list[tuple[Run, Run]]:
-        """The same for a second prompt on a picture that our side has just answered another prompt about."""
-        count = self._pairs or usual_pairs
-        first = self._pictures(count)
-        before = [questions(self._size, first + number, 1) for number in range(count)]
-        asked = [questions(self._size, first + number, 1, SECOND_PROMPT) for number in range(count)]
-        keeping = self._load(DEFAULT_BYTES)
-
-        def ours(number: int) -> Run:
-            keeping.run(before[number], WARM_TOKENS)
-            return keeping.run(asked[number], self.tokens)
-
-        return self._in_turns(asked, ours)
-
-    def _in_turns(self, asked: Sequence[Requests], ours: Callable[[int], Run]) -> list[tuple[Run, Run]]:
-        found = in_turns(len(asked), ours, lambda number: self.reference.run(asked[number], self.tokens))
-        if self.dtype == torch.float32:
-            for requests, (said, expected) in zip(asked, found, strict=True):
-                check_identical(self.ours, self.reference, requests, self.tokens, said.ids, expected.ids)
-        return found
-
-    def behind_litserve(self, usual_pairs: int) -> list[tuple[float, float]]:
-        """(ours, reference) in seconds for QUEUED pictures that are posted at once, both behind HTTP."""
-        asked = [questions(self._size, self._pictures(QUEUED), QUEUED) for _ in range(self._pairs or usual_pairs)]
-        files = [[as_jpeg(image) for image, _ in requests] for requests in asked]
-        found = rounds(self._directory, self.tokens, torch.get_num_threads(), files)
-        for pictures, (said, expected) in zip(files, found, strict=True):
-            shown = [(Image.open(io.BytesIO(picture)).convert("RGB"), PROMPT) for picture in pictures]
-            check_identical(self.ours, self.reference, shown, self.tokens, said.texts, expected.texts)
-        return [(said.seconds, expected.seconds) for said, expected in found]
-
-    def least_step_ms(self) -> float:
-        """Reading once what a step of our decoder reads of its weights, at the speed this device copies memory."""
-        text = self.ours.florence.network.text
-        weight_bytes = sum(p.nbytes for p in [*text.decoder.parameters(), text.lm_head.weight])
-        source = torch.ones(_COPIED_BYTES, dtype=torch.uint8, device=self._device)
-        target = torch.empty_like(source)
-        times_s = []
-        for _ in range(_ROUNDS):
-            began_s = time.perf_counter()
-            for _ in range(_COPIES):
-                target.copy_(source)
-            target[-1].item()  # waits for the device
-            times_s.append(time.perf_counter() - began_s)
-        bytes_per_s = 2 * _COPIES * _COPIED_BYTES / min(times_s)  # a copy reads and writes
-        return 1000 * weight_bytes / bytes_per_s
+Only = Sequence[str]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured together. `measure` returns a row for each of `names`, in their order."""
+    """What is measured together. `measure` returns the rows that are wanted of `names`, in their order."""
 
     names: tuple[str, ...]
-    measure: Callable[[Bench], list[Row]]
+    measure: Callable[[Bench, Only], list[Row]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A row: what is told of a run of ours in `dtype` (None: the reference's) and of the reference, or a `limit`."""
+
+    name: str
+    unit: str
+    value: Callable[[Run], float]
+    dtype: str | None = None
+    limit: Callable[[Bench], float] | None = None
 
 
 def cpu_measurements(size: str, tokens: int) -> list[Measurement]:
-    decoder = "CPU fp32, decoder alone, 8 requests x 3 beams, ms per token and request"
+    too = "" if size == "base" else f", {size}"  # what the names of base do not say
+    decoder = f"CPU fp32, decoder alone, {QUEUED} requests x {BEAMS} beams, ms per token and request{too}"
+    eight_bit = (
+        [
+            Told(f"CPU int8, one caption{too}", "s", _seconds, "int8"),
+            Told(f"CPU int8, {QUEUED} queued{too}", "captions/s", _rate, "int8"),
+        ]
+        if has_int8()
+        else []
+    )
     measurements = [
-        _one(f"CPU fp32, one caption, {size}, {tokens} tokens"),
-        _queued(
-            8,
-            f"CPU fp32, 8 queued captions, {size}, captions per second",
-            decoder if size == "base" else f"{decoder}, {size}",
+        _captions(
+            1,
+            Told(f"CPU fp32, one caption, {size}, {tokens} tokens", "s", _seconds),
+            *eight_bit[:1],
+        ),
+        _captions(
+            QUEUED,
+            Told(f"CPU fp32, {QUEUED} queued captions, {size}, captions per second", "captions/s", _rate),
+            Told(decoder, "ms", _ms_per_token),
+            *eight_bit[1:],
         ),
         _second(f"second prompt on the same picture, {size}, {tokens} tokens"),
     ]
     return [*measurements, _litserve(LITSERVE)] if size == "base" and installed() else measurements
 
 
+def has_int8() -> bool:
+    return works(int8, torch.float32)
+
+
 def gpu_measurements(size: str, tokens: int) -> list[Measurement]:
     step = f"GPU fp16, decoder step of one caption, {size}, against {STEP_LIMIT} x reading its weights"
     return [
-        _one(f"GPU fp16, one caption, {size}, {tokens} tokens", step),
-        _queued(64, f"GPU fp16, 64 queued captions, {size}"),
+        _captions(
+            1,
+            Told(f"GPU fp16, one caption, {size}, {tokens} tokens", "s", _seconds),
+            Told(step, "ms", _ms_per_token, limit=lambda bench: STEP_LIMIT * bench.least_step_ms()),
+        ),
+        _captions(64, Told(f"GPU fp16, 64 queued captions, {size}", "captions/s", _rate)),
     ]
 
 
-def _one(name: str, step_name: str | None = None) -> Measurement:
-    def measure(bench: Bench) -> list[Row]:
-        runs = bench.captions(1, usual_pairs=7)
-        rows = [median_row(name, "s", [(ours.seconds, reference.seconds) for ours, reference in runs])]
-        if step_name:
-            limit_ms = STEP_LIMIT * bench.least_step_ms()
-            rows.append(median_row(step_name, "ms", [(ours.ms_per_token, limit_ms) for ours, _ in runs]))
-        return rows
-
-    return Measurement((name, step_name) if step_name else (name,), measure)
+def _seconds(run: Run) -> float:
+    return run.seconds
 
 
-def _queued(captions: int, name: str, decoder_name: str | None = None) -> Measurement:
-    def measure(bench: Bench) -> list[Row]:
-        runs = bench.captions(captions, usual_pairs=3)
-        rates = [(captions / ours.seconds, captions / reference.seconds) for ours, reference in runs]
-        rows = [median_row(name, "captions/s", rates)]
-        if decoder_name:
-            tokens = [(ours.ms_per_token, reference.ms_per_token) for ours, reference in runs]
-            rows.append(median_row(decoder_name, "ms", tokens))
-        return rows
+def _rate(run: Run) -> float:
+    """Captions a second."""
+    return len(run.ids) / run.seconds
 
-    return Measurement((name, decoder_name) if decoder_name else (name,), measure)
+
+def _ms_per_token(run: Run) -> float:
+    return run.ms_per_token
+
+
+def _captions(at_once: int, *rows: Told) -> Measurement:
+    """The rows of one and the same captions, so that the reference, which takes the longest, runs once for all."""
+
+    def measure(bench: Bench, only: Only) -> list[Row]:
+        told = [(row, row.dtype or bench.dtype) for row in rows if wanted(row.name, only)]
+        dtypes = list(dict.fromkeys(dtype for _, dtype in told))
+        turns = bench.captions(at_once, PAIRS_OF_ONE if at_once == 1 else PAIRS_OF_MANY, dtypes)
+        found = []
+        for row, dtype in told:
+            limit = row.limit(bench) if row.limit else None
+            values = [
+                (row.value(ours[dtypes.index(dtype)]), row.value(reference) if limit is None else limit)
+                for ours, reference in turns
+            ]
+            found.append(median_row(row.name, row.unit, values))
+        return found
+
+    return Measurement(tuple(row.name for row in rows), measure)
 
 
 def _second(name: str) -> Measurement:
-    def measure(bench: Bench) -> list[Row]:
-        runs = bench.second_prompts(usual_pairs=5)
-        return [median_row(name, "s", [(ours.seconds, reference.seconds) for ours, reference in runs])]
+    def measure(bench: Bench, only: Only) -> list[Row]:
+        turns = bench.second_prompts(PAIRS_OF_SECOND)
+        return [median_row(name, "s", [(ours.seconds, reference.seconds) for [ours], reference in turns])]
 
     return Measurement((name,), measure)
 
 
 def _litserve(name: str) -> Measurement:
-    def measure(bench: Bench) -> list[Row]:
-        runs = bench.behind_litserve(usual_pairs=3)
-        return [median_row(name, "captions/s", [(QUEUED / ours, QUEUED / reference) for ours, reference in runs])]
+    def measure(bench: Bench, only: Only) -> list[Row]:
+        found = bench.behind_litserve(PAIRS_OF_MANY)
+        return [median_row(name, "captions/s", [(QUEUED / ours, QUEUED / reference) for ours, reference in found])]
 
     return Measurement((name,), measure)
 
 
-def chosen(measurements: Sequence[Measurement], only: Sequence[str]) -> list[Measurement]:
-    """Those with a row whose name begins as one of `only`; all without it."""
-    return [m for m in measurements if not only or any(name.startswith(tuple(only)) for name in m.names)]
+def wanted(name: str, only: Only) -> bool:
+    """Whether it begins as one of `only`; all are wanted without it."""
+    return not only or name.startswith(tuple(only))
 
 
-def measure_all(bench: Bench, measurements: Sequence[Measurement], only: Sequence[str]) -> list[Row]:
-    rows = [row for measurement in measurements for row in measurement.measure(bench)]
-    return [row for row in rows if not only or row.name.startswith(tuple(only))]
+def chosen(measurements: Sequence[Measurement], only: Only) -> list[Measurement]:
+    """Those with a row that is wanted."""
+    return [m for m in measurements if any(wanted(name, only) for name in m.names)]
+
+
+def measure_all(bench: Bench, measurements: Sequence[Measurement], only: Only) -> list[Row]:
+    return [row for measurement in measurements for row in measurement.measure(bench, only)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -213,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     on_cpu = args.device == "cpu"
     if on_cpu and not installed():
         sys.stderr.write("litserve is not installed; the row against it is left out\n")
+    if on_cpu and not has_int8():
+        sys.stderr.write("this CPU has no 8-bit linear layers; the int8 rows are left out\n")
     torch.set_num_threads(args.threads)
     plans = {
         name: chosen((cpu_measurements if on_cpu else gpu_measurements)(name, args.tokens), args.only)

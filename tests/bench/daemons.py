@@ -23,7 +23,7 @@ from PIL import Image
 from tests.daemon_process import ENVIRONMENT, Daemon
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 280.0
+TIMEOUT_S = 900.0  # a busy machine takes long for many captions
 
 
 class Server(Protocol):

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.bench import compare
+from tests.bench import compare, pairs
 from tests.bench.checkpoints import TINY, published, questions, write_checkpoint
-from tests.bench.compare import Bench, chosen, cpu_measurements, gpu_measurements, measure_all
-from tests.bench.contenders import check_identical
+from tests.bench.compare import chosen, cpu_measurements, gpu_measurements, measure_all
+from tests.bench.contenders import Run, check_identical
+from tests.bench.pairs import FLOAT32, Bench, Turn
 from vision_server.engine import Florence
 from vision_server.engine.config import read_config
 from vision_server.engine.network import Network
@@ -23,7 +24,7 @@ TOKENS = 12
 
 @pytest.fixture(autouse=True)
 def without_litserve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its row starts servers, and is tested in test_litserve_row.py."""
+    """The row against LitServe starts servers, and is tested in test_litserve_row.py."""
     monkeypatch.setattr(compare, "installed", lambda: False)
 
 
@@ -40,13 +41,14 @@ def bench(checkpoint: Path) -> Bench:
 
 
 def test_both_make_every_token_and_the_same_ones(bench: Bench) -> None:
-    runs = bench.captions(3, usual_pairs=1)
-    assert len(runs) == 2
+    turns = bench.captions(3, 1, [FLOAT32])
+    assert len(turns) == 2
     answers = []
-    for ours, reference in runs:
+    for [ours], reference in turns:
         assert ours.ids == reference.ids
         assert [len(ids) for ids in ours.ids] == [TOKENS] * 3
-        assert ours.step_tokens == reference.step_tokens == 3 * (TOKENS - 1)
+        assert reference.step_tokens == 3 * (TOKENS - 1)
+        assert ours.step_tokens == 3 * (TOKENS - 1) - 3, "let in one a step: two had tokens before the third's first"
         for run in (ours, reference):
             assert 0 < run.steps_s < run.seconds
         answers += ours.ids
@@ -64,12 +66,12 @@ def test_a_second_prompt_is_answered_as_ever_without_looking_again(
         return look(network, pixels)
 
     monkeypatch.setattr(Network, "look", noted)
-    runs = bench.second_prompts(usual_pairs=1)
+    turns = bench.second_prompts(usual_pairs=1)
     assert looked == [1, 1], "each picture once, for the prompt before"
-    for ours, reference in runs:
+    for [ours], reference in turns:
         assert ours.ids == reference.ids
         assert [len(ids) for ids in ours.ids] == [TOKENS]
-    bench.captions(1, usual_pairs=1)
+    bench.captions(1, 1, [FLOAT32])
     assert looked == [1] * 5, "everywhere else the features are not kept"
     assert bench.ours.florence.feature_bytes == 0
 
@@ -101,12 +103,50 @@ def test_a_row_for_every_name(bench: Bench) -> None:
     assert [row.name for row in rows] == names
     assert names == [
         f"CPU fp32, one caption, base, {TOKENS} tokens",
+        "CPU int8, one caption",
         "CPU fp32, 8 queued captions, base, captions per second",
         "CPU fp32, decoder alone, 8 requests x 3 beams, ms per token and request",
+        "CPU int8, 8 queued",
         f"second prompt on the same picture, base, {TOKENS} tokens",
     ]
-    assert [row.unit for row in rows] == ["s", "captions/s", "ms", "s"]
+    assert [row.unit for row in rows] == ["s", "s", "captions/s", "ms", "captions/s", "s"]
     assert all(row.ours > 0 and row.reference > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ([], {1: ["float32", "int8"], 8: ["float32", "int8"]}),
+        (["CPU int8, 8 queued"], {8: ["int8"]}),
+        (["CPU fp32"], {1: ["float32"], 8: ["float32"]}),
+    ],
+)
+def test_a_row_is_of_its_own_dtype_and_no_other_is_run_for_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, only: list[str], expected: dict[int, list[str]]
+) -> None:
+    asked = {}
+
+    def captions(at_once: int, usual_pairs: int, dtypes: list[str]) -> list[Turn]:
+        asked[at_once] = dtypes
+        seconds = {"float32": 2.0, "int8": 1.0}
+        ours = [Run(seconds[dtype], seconds[dtype], 1, [[]] * at_once) for dtype in dtypes]
+        return [(ours, Run(4.0, 4.0, 1, [[]] * at_once))]
+
+    monkeypatch.setattr(bench, "captions", captions)
+    measurements = [m for m in cpu_measurements("base", TOKENS) if not m.names[0].startswith("second")]
+    rows = measure_all(bench, chosen(measurements, only), only)
+    assert asked == expected
+    assert {row.name[:8]: row.ratio for row in rows}.items() <= {"CPU fp32": 2.0, "CPU int8": 4.0}.items()
+
+
+def test_each_dtype_is_a_model_of_its_own(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TINY's layers are too narrow for 8 bits, so bfloat16 shows it."""
+    bench = Bench(checkpoint, TINY, TOKENS, pairs=1)
+    [[(one, other), _]] = bench.captions(1, 1, [FLOAT32, "bfloat16"])
+    assert one.ids
+    assert other.ids
+    assert [bench.ours_in(dtype).florence.dtype for dtype in (FLOAT32, "bfloat16")] == [FLOAT32, "bfloat16"]
+    assert bench.ours is bench.ours_in(FLOAT32)
 
 
 def test_only_the_rows_asked_for(bench: Bench) -> None:
@@ -114,12 +154,12 @@ def test_only_the_rows_asked_for(bench: Bench) -> None:
     assert len(measurements) == 1
     assert [row.name[:17] for row in measure_all(bench, measurements, ["CPU fp32, decoder"])] == ["CPU fp32, decoder"]
     assert not chosen(gpu_measurements("large", TOKENS), ["CPU"])
-    assert len({name for size in ("base", "large") for m in cpu_measurements(size, 60) for name in m.names}) == 8
+    assert len({name for size in ("base", "large") for m in cpu_measurements(size, 60) for name in m.names}) == 12
 
 
 def test_the_gpus_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, since what is measured is the same code."""
-    monkeypatch.setattr(compare, "_COPIED_BYTES", 1 << 16)
+    monkeypatch.setattr(pairs, "_COPIED_BYTES", 1 << 16)
     limit_ms = 3 * bench.least_step_ms()
     assert limit_ms > 0
     monkeypatch.setattr(bench, "least_step_ms", lambda: limit_ms / 3)
@@ -148,6 +188,16 @@ def test_the_script_writes_rows_and_table(
     told = target.with_suffix(".md").read_text(encoding="utf-8")
     assert all(word in told for word in ("machine: ", "torch", "--only 'CPU fp32, one' --tokens 5", f"| {name} |"))
     assert f"| {name} |" in capsys.readouterr().out
+
+
+def test_without_8_bit_layers_the_int8_rows_are_left_out_aloud(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "has_int8", lambda: False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    with pytest.raises(SystemExit):
+        compare.main(["--only", "CPU int8"])
+    assert "the int8 rows are left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--tokens", "3"], ["--pairs", "0"], ["--only", "CPU fp16"]])

@@ -11,11 +11,12 @@ import psutil
 import pytest
 import torch
 
-from tests.bench import compare
+from tests.bench import compare, pairs
 from tests.bench.checkpoints import TINY, questions, write_checkpoint
-from tests.bench.compare import LITSERVE, Bench, chosen, cpu_measurements, measure_all
+from tests.bench.compare import LITSERVE, chosen, cpu_measurements, measure_all
 from tests.bench.daemons import ROOT, as_jpeg, asked_at_once
 from tests.bench.litserve_row import Answers, Pictures, _body, installed, litserve
+from tests.bench.pairs import Bench
 
 TOKENS = 12
 
@@ -107,7 +108,7 @@ def test_other_texts_than_the_references_are_an_error(checkpoint: Path, monkeypa
         texts = [f"text {number}" for number in range(len(asked[0]))]
         return [(Answers(1.0, texts), Answers(2.0, [*texts[:-1], "another"]))]
 
-    monkeypatch.setattr(compare, "rounds", rounds)
+    monkeypatch.setattr(pairs, "rounds", rounds)
     with pytest.raises(AssertionError, match="answer 7 differs"):
         bench.behind_litserve(usual_pairs=1)
 
