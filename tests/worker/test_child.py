@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from tests.tiny import Shape, picture, write_checkpoint
 from vision_server.engine import Florence
@@ -134,7 +135,8 @@ async def test_a_device_that_is_not_here_is_told(checkpoint: Path) -> None:
 class Raw:
     """The worker without a daemon around it: its pipes in our hands."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, *, greet: bool = True) -> None:
+        self._hello = Hello(str(checkpoint), "toy", "cpu", threads=1, max_batch=4)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vision_server.worker.child"],
             stdin=subprocess.PIPE,
@@ -145,7 +147,11 @@ class Raw:
         self._decoder = Decoder()
         self._frames: list[Frame] = []
         self.seen: list[Frame] = []
-        self.say(Hello(str(checkpoint), "toy", "cpu", threads=1, max_batch=4))
+        if greet:
+            self.greet()
+
+    def greet(self) -> None:
+        self.say(self._hello)
 
     def say(self, frame: Frame) -> None:
         assert self.process.stdin is not None
@@ -241,6 +247,16 @@ def test_the_end_of_its_input_ends_it_at_once(raw: Raw, when: type[Frame]) -> No
     assert raw.process.wait(WAIT_S) == 0
 
 
+def test_the_end_of_its_input_ends_one_that_has_no_model_yet(checkpoint: Path) -> None:
+    worker = Raw(checkpoint, greet=False)
+    try:
+        assert worker.process.stdin is not None
+        worker.process.stdin.close()
+        assert worker.process.wait(WAIT_S) == 0
+    finally:
+        worker.close()
+
+
 def test_what_is_printed_goes_to_the_log_and_never_into_the_pipe() -> None:
     script = (
         "import os, sys\n"
@@ -262,6 +278,53 @@ def test_what_is_printed_goes_to_the_log_and_never_into_the_pipe() -> None:
 def test_the_worker_does_not_import_torch_before_main() -> None:
     script = "import sys, vision_server.worker.child; sys.exit('torch' in sys.modules)"
     assert psutil.Popen([sys.executable, "-c", script]).wait(WAIT_S) == 0
+
+
+def test_the_worker_imports_only_what_it_runs(checkpoint: Path) -> None:
+    """torch's compiler and what it needs take as long to import as torch itself; the hub is for downloads only."""
+    script = (
+        "import sys\n"
+        "from vision_server.worker import child\n"
+        "from vision_server.worker.protocol import Hello\n"
+        f"hello = Hello({str(checkpoint)!r}, 'toy', 'cpu', threads=1, max_batch=1)\n"
+        "stepper = child._load(hello, None, lambda frame: None, child.Imports())\n"
+        "from PIL import Image\n"
+        "assert stepper._engine.generate([(Image.new('RGB', (8, 8)), 'a')], max_new_tokens=5)\n"
+        "print(*sorted({name for name in sys.modules if name.count('.') < 2}))\n"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True)
+    imported = set(ended.stdout.split())
+    assert {"torch", "PIL.PngImagePlugin", "vision_server.engine"} <= imported
+    assert not imported & {"torch._dynamo", "torch._inductor", "sympy", "huggingface_hub", "aiohttp", "yaml"}
+    assert not imported & {"transformers", "psutil", "vision_server.hub", "vision_server.api", "vision_server.settings"}
+
+
+def test_imports_begin_before_the_model_is_known(checkpoint: Path) -> None:
+    """A worker that hears nothing: it imports the engine, says nothing, and is then as good as any."""
+    worker = Raw(checkpoint, greet=False)
+    try:
+        process = psutil.Process(worker.process.pid)
+        give_up_s = time.monotonic() + WAIT_S
+        while not any("libtorch" in mapped.path for mapped in process.memory_maps()):
+            assert time.monotonic() < give_up_s, "torch is not being imported"
+            time.sleep(0.01)
+        worker.greet()
+        worker.until(is_a(Ready))
+        assert worker.seen[0] == Progress("import")
+    finally:
+        worker.close()
+
+
+def test_torch_uses_as_many_threads_as_it_is_told_or_as_there_are_cores(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setattr(child, "usable_cores", lambda: 7)
+    for threads in (None, 3):
+        child._load(Hello(str(checkpoint), "toy", "cpu", threads=threads), queues.SimpleQueue(), print, child.Imports())
+    assert used == [7, 3]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ tests with a fake one. `next_wakeup_s` says when `tick` has something to do: tim
     unloading  yes         its end -> unloaded or failed, and from there -> loading if somebody waits
     failed     no          ensure_ready -> loading, after a back-off
 
-Only `ensure_ready` starts anything, and only when no process is left: there are never two workers. One worker has one
-model; for another it ends, at a moment when it holds no request. `line` knows who goes next and who is to blame, `life`
-what the process is at, `setbacks`, one for each model, how long to wait before it is started again.
+Only `ensure_ready` starts one, out of a spare of `standby` or anew, when none is left: there are never two. One worker
+has one model; for another it ends, at a moment when it holds no request. `line` knows who goes next and who is to
+blame, `life` what the process is at, `setbacks`, one for each model, how long to wait before it is started again.
 """
 
 from __future__ import annotations
