@@ -22,10 +22,11 @@ import torch
 from tests.bench.checkpoints import published, write_checkpoint
 from tests.bench.contenders import BEAMS, Run
 from tests.bench.litserve_row import QUEUED, installed
-from tests.bench.machine import circumstances, usable_cores
+from tests.bench.machine import circumstances
 from tests.bench.pairs import WARM_TOKENS, Bench
 from tests.bench.rows import Row, add_json_flag, at_least_one, median_row, publish
 from vision_server.engine.linear import int8, works
+from vision_server.worker.cores import usable_cores
 
 TOKENS = 60
 PAIRS_OF_ONE, PAIRS_OF_MANY, PAIRS_OF_SECOND = 7, 3, 5

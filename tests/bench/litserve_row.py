@@ -26,8 +26,8 @@ from typing import IO
 import psutil
 
 from tests.bench.daemons import ROOT, asked_at_once, running
-from tests.bench.machine import usable_cores
 from tests.bench.rows import in_turns
+from vision_server.worker.cores import usable_cores
 
 QUEUED = 8
 PROMPT = "<CAPTION>"  # our daemon's default; transformers' processor knows it too

@@ -9,7 +9,6 @@ base's size on the CPU, and eight requests always wait for it. README.md says wh
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import statistics
 import sys
@@ -27,7 +26,7 @@ import psutil
 from tests.bench.checkpoints import published, write_checkpoint
 from tests.bench.daemons import jpeg, running, timed
 from tests.bench.machine import circumstances
-from tests.bench.rows import Row, add_json_flag, at_least_one, publish
+from tests.bench.rows import Row, add_json_flag, at_least_one, percentile, publish
 from tests.daemon_process import Daemon
 
 ADDED = "added by HTTP, queue and pipe, 1 MB JPEG, median"
@@ -108,15 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), published("base"))
         times_ms, cores = prompts_ms(Path(folder), args.requests)
-    rows.append(Row(PROMPTS, p99(times_ms), PROMPTS_LIMIT_MS, "ms"))
+    rows.append(Row(PROMPTS, percentile(times_ms, 99), PROMPTS_LIMIT_MS, "ms"))
     words = sys.argv[1:] if argv is None else argv
     about = circumstances(shlex.join(["python", "tests/bench/overhead.py", *words]), "aiohttp", "torch")
     publish(rows, {**about, "cores that the worker used": round(cores, 2)}, args.json)
-
-
-def p99(values: Sequence[float]) -> float:
-    """The least of the values that 99 of 100 do not exceed."""
-    return sorted(values)[math.ceil(0.99 * len(values)) - 1]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,11 @@ def median_row(name: str, unit: str, pairs: Iterable[tuple[float, float]]) -> Ro
     """The row of the medians over (ours, reference) pairs."""
     ours, reference = zip(*pairs, strict=True)
     return Row(name, statistics.median(ours), statistics.median(reference), unit)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The least of the values that so many of a hundred do not exceed."""
+    return sorted(values)[math.ceil(percent * len(values) / 100) - 1]
 
 
 def in_turns(pairs: int, ours: Callable[[int], T], reference: Callable[[int], U]) -> list[tuple[T, U]]:
@@ -86,8 +92,12 @@ def publish(rows: Sequence[Row], about: dict[str, Any], path: Path | None) -> No
     if path is None:
         return
     path.write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n", encoding="utf-8")
-    notes = "".join(f"- {name}: {_words(value)}\n" for name, value in about.items())
-    path.with_suffix(".md").write_text(f"{notes}\n{table(rows)}", encoding="utf-8")
+    path.with_suffix(".md").write_text(f"{notes(about)}\n{table(rows)}", encoding="utf-8")
+
+
+def notes(about: dict[str, Any]) -> str:
+    """What a result is about, one line each."""
+    return "".join(f"- {name}: {_words(value)}\n" for name, value in about.items())
 
 
 def _words(value: Any) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.bench import overhead
 from tests.bench.checkpoints import TINY
 from tests.bench.daemons import jpeg
-from tests.bench.overhead import JPEG_BYTES, p99
+from tests.bench.overhead import JPEG_BYTES
 
 
 def test_pictures_are_jpegs_of_their_size_and_differ() -> None:
@@ -23,11 +23,6 @@ def test_pictures_are_jpegs_of_their_size_and_differ() -> None:
     with Image.open(io.BytesIO(one)) as opened:
         assert opened.format == "JPEG"
     assert len(jpeg(1)) < 30_000
-
-
-def test_p99() -> None:
-    assert p99(range(1, 1001)) == 990
-    assert p99([3.0, 1.0, 2.0]) == 3.0
 
 
 @pytest.mark.timeout(900)  # it starts Python many times, which a busy machine makes long

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.rows import Row, in_turns, median_row, publish, table
+from tests.bench.rows import Row, in_turns, median_row, percentile, publish, table
 
 
 def test_a_ratio_above_one_means_that_ours_is_better() -> None:
@@ -17,6 +17,13 @@ def test_a_ratio_above_one_means_that_ours_is_better() -> None:
 def test_medians_of_each_side() -> None:
     row = median_row("x", "s", [(1.0, 10.0), (9.0, 30.0), (2.0, 20.0)])
     assert (row.ours, row.reference, row.ratio) == (2.0, 20.0, 10.0)
+
+
+def test_percentiles() -> None:
+    assert percentile(range(1, 1001), 99) == 990
+    assert percentile(range(1, 1001), 50) == 500
+    assert percentile([3.0, 1.0, 2.0], 99) == 3.0
+    assert percentile([3.0, 1.0, 2.0], 50) == 2.0
 
 
 def test_pairs_alternate() -> None:
