@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from enum import Enum
+from functools import cache
 
 
 class Layout(Enum):
@@ -61,14 +62,15 @@ def layout_of(keys: Collection[str]) -> Layout:
     )
 
 
-def keys_of(name: str, layout: Layout) -> list[str]:
+@cache
+def keys_of(name: str, layout: Layout) -> tuple[str, ...]:
     """The checkpoint's keys that make up our tensor `name`, to be stacked in order."""
     for ours, native in _PREFIXES.items():
         if name.startswith(ours):
             name = native + name.removeprefix(ours)
             break
     keys = next(([name.replace(one, part) for part in parts] for one, parts in _STACKED.items() if one in name), [name])
-    return keys if layout is Layout.NATIVE else [_original(key) for key in keys]
+    return tuple(keys if layout is Layout.NATIVE else map(_original, keys))
 
 
 def _original(key: str) -> str:

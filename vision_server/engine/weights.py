@@ -76,7 +76,8 @@ class _Room:
 def _place(network: Network, name: str, tensor: Tensor, convert: Convert | None) -> None:
     path, _, own_name = name.rpartition(".")
     module = network.get_submodule(path)
-    module.load_state_dict({own_name: tensor}, strict=False, assign=True)
+    is_parameter = isinstance(getattr(module, own_name), nn.Parameter)
+    setattr(module, own_name, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
     if convert and isinstance(module, nn.Linear) and not any(p.is_meta for p in module.parameters()):
         network.set_submodule(path, convert(module))
 
@@ -113,7 +114,7 @@ def _read(
     for name, target in sorted(network.state_dict().items(), key=lambda item: item[0] not in (SHARED, HEAD)):
         keys = keys_of(name, layout)
         if name == SHARED:
-            keys = [next((key for key in embeddings(layout) if key in tensors.file_of), keys[0])]
+            keys = (next((key for key in embeddings(layout) if key in tensors.file_of), keys[0]),)
         elif name == HEAD and is_tied:
             continue
         whole = room(name, target.shape)
