@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -118,13 +119,14 @@ class Florence:
         target = choose_device(device)
         kind = choose_dtype(dtype, target)
         convert = None if plain else choose_linear(dtype, target, kind)
-        tokenizer = PromptTokenizer(directory)
         lora = Adapter.read(Path(adapter)) if adapter is not None else None
-        try:
-            network = load_network(directory, config, target, kind, progress, lora, convert)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory("The device has too little free memory to load the model.") from error
-        return cls(network, config, tokenizer, target, kind, feature_cache_bytes)
+        with ThreadPoolExecutor(1, "tokenizer") as beside:  # it takes a tenth of a second, in which weights are copied
+            tokenizer = beside.submit(PromptTokenizer, directory)
+            try:
+                network = load_network(directory, config, target, kind, progress, lora, convert)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory("The device has too little free memory to load the model.") from error
+        return cls(network, config, tokenizer.result(), target, kind, feature_cache_bytes)
 
     @property
     def device(self) -> str:
