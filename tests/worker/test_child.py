@@ -89,14 +89,27 @@ async def test_what_is_wrong_with_a_request_fails_it_alone(queue: Queue) -> None
     assert queue.status().restarts == 0
 
 
+async def suspended_with_a_long_one(queue: Queue, pid: int) -> asyncio.Task[Outcome]:
+    """A long caption is asked for, and the worker suspended before it has answered, however busy the machine is."""
+    while True:
+        asked = asyncio.create_task(queue.submit(request(3, LONG)))
+        await asyncio.sleep(0)
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(0.01)  # an answer that was on its way arrives
+        if queue.in_flight == 1:
+            return asked
+        os.kill(pid, signal.SIGCONT)
+        await asked
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 async def test_killed_while_it_generates_the_caption_still_arrives(queue: Queue, how: signal.Signals) -> None:
     quiet = await asyncio.wait_for(queue.submit(request(3, LONG)), WAIT_S)
-    asked = asyncio.create_task(queue.submit(request(3, LONG)))
-    await until(lambda: queue.in_flight == 1)
     pid = queue.status().worker_pid
     assert pid is not None
+    asked = await suspended_with_a_long_one(queue, pid)
     os.kill(pid, how)
+    os.kill(pid, signal.SIGCONT)
     outcome = await asyncio.wait_for(asked, WAIT_S)
     assert outcome.text == quiet.text
     status = queue.status()
@@ -106,9 +119,11 @@ async def test_killed_while_it_generates_the_caption_still_arrives(queue: Queue,
 
 async def test_a_cancelled_caption_gives_its_row_back(queue: Queue) -> None:
     await queue.load("toy")
-    asked = asyncio.create_task(queue.submit(request(3, LONG)))
-    await until(lambda: queue.in_flight == 1)
+    pid = queue.status().worker_pid
+    assert pid is not None
+    asked = await suspended_with_a_long_one(queue, pid)
     asked.cancel()
+    os.kill(pid, signal.SIGCONT)
     await until(lambda: queue.in_flight == 0)
     assert isinstance(await asyncio.wait_for(queue.submit(request(1)), WAIT_S), Outcome)
     assert queue.status().restarts == 0
