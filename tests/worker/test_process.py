@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import sys
 import time
@@ -186,6 +187,24 @@ async def test_endless_lines_do_not_fill_memory() -> None:
     await ear.until()
     assert sum(map(len, ear.lines)) == 32 * 65536 + 3
     assert max(map(len, ear.lines)) <= 16_384 + 65_536 * 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+async def test_it_keeps_the_memory_that_it_asks_for_again() -> None:
+    """The second time the pages are there already: no page fault for each 4 KiB of 64 MiB."""
+    code = (
+        "import resource, sys\n"
+        "for _ in range(2):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    bytearray(64 << 20)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, file=sys.stderr)\n"
+    )
+    ear = Ear()
+    await spawn([sys.executable, "-c", code], ear)
+    await ear.until()
+    first, second = map(int, ear.lines)
+    assert first > 10_000
+    assert second < 1_000
 
 
 async def test_a_suspended_process_is_seen() -> None:
