@@ -57,7 +57,8 @@ def rounds(directory: Path, tokens: int, threads: int, asked: Sequence[Pictures]
     Raises AssertionError when an answer fails or has not so many tokens, or when LitServe does not start."""
     with litserve(directory, tokens, threads) as theirs, running(*_flags(directory)) as daemon:
         if threads < usable_cores():  # our worker takes as many threads as it may use cores
-            psutil.Process(daemon.process.pid).cpu_affinity(list(range(threads)))
+            held = psutil.Process(daemon.process.pid)
+            held.cpu_affinity((held.cpu_affinity() or [])[:threads])
         path = f"/process_image?max_new_tokens={tokens}"
 
         def ours(pictures: Pictures) -> Answers:
@@ -97,7 +98,7 @@ class LitServe:
         self._let_run(False)
 
     def ask(self, pictures: Pictures, tokens: int) -> Answers:
-        bodies = [_body(picture) for picture in pictures]
+        bodies = [request_body(picture) for picture in pictures]
         self._let_run(True)
         try:
             seconds, said = asked_at_once(self, "/predict", bodies)
@@ -163,5 +164,5 @@ def _free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def _body(picture: bytes) -> bytes:
+def request_body(picture: bytes) -> bytes:
     return json.dumps({"image": base64.b64encode(picture).decode("ascii"), "prompt": PROMPT}).encode()

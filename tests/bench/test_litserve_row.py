@@ -6,17 +6,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
-from tests.bench import compare, pairs
+from tests.bench import compare, litserve_row, pairs
 from tests.bench.checkpoints import TINY, questions, write_checkpoint
 from tests.bench.compare import LITSERVE, chosen, cpu_measurements, measure_all
-from tests.bench.daemons import ROOT, as_jpeg, asked_at_once
-from tests.bench.litserve_row import Answers, Pictures, _body, installed, litserve
+from tests.bench.daemons import ROOT, Server, as_jpeg, asked_at_once, timed
+from tests.bench.litserve_row import Answers, Pictures, installed, litserve, request_body, rounds
 from tests.bench.pairs import Bench
+from tests.daemon_process import Daemon
+from vision_server.worker.cores import usable_cores
 
 TOKENS = 12
 
@@ -55,7 +58,7 @@ def test_the_server_batches_stays_on_this_machine_rests_and_ends(checkpoint: Pat
         assert all(stopped(child) for child in others)
         for child in others:
             child.resume()
-        _, said = asked_at_once(server, "/predict", [_body(picture) for picture in pictures(8)])
+        _, said = asked_at_once(server, "/predict", [request_body(picture) for picture in pictures(8)])
         assert said[0]["result"] == one.texts[0]
         assert max(answer["batch"] for answer in said) > 1, "requests sent at once are answered together"
         assert len({answer["result"] for answer in said}) == 8
@@ -99,6 +102,24 @@ def test_the_row_compares_answers_that_are_the_same(checkpoint: Path) -> None:
     assert (row.name, row.unit) == (LITSERVE, "captions/s")
     assert row.ours > 0
     assert row.reference > 0
+
+
+@needs_litserve
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(usable_cores() < 2, reason="one core is all there is")
+def test_fewer_threads_hold_for_our_worker_too(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = []
+
+    def noted(server: Server, path: str, bodies: Pictures) -> tuple[float, list[Any]]:
+        found = asked_at_once(server, path, bodies)
+        if isinstance(server, Daemon):
+            cores.append(psutil.Process(timed(server, "/status")[1]["worker_pid"]).cpu_affinity())
+        return found
+
+    monkeypatch.setattr(litserve_row, "asked_at_once", noted)
+    [(ours, theirs)] = rounds(checkpoint, TOKENS, 1, [pictures(2)])
+    assert ours.texts == theirs.texts
+    assert [len(one or []) for one in cores] == [1, 1]
 
 
 def test_other_texts_than_the_references_are_an_error(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
