@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import queue
@@ -133,6 +134,7 @@ class Imports:
 
 def main() -> None:
     """Serve until the daemon says Stop or is gone."""
+    gc.disable()  # looking through torch's modules for garbage, again and again, takes a fifth of their import
     pipe, mailbox = Pipe(), Mailbox()
     faulthandler.enable()
     logs.setup(form="json")
@@ -147,6 +149,8 @@ def main() -> None:
     except Exception:
         log.exception("the model could not be loaded")
         _end(pipe, Failed(LOAD, LoadFailed.code, "The model could not be loaded; the server's log has the details."))
+    gc.freeze()  # what is here now stays
+    gc.enable()
     threading.Thread(target=mailbox.decode, args=(stepper.prepare,), name="decoder", daemon=True).start()
     pipe.say(stepper.ready)
     try:
