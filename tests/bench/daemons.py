@@ -23,6 +23,8 @@ from PIL import Image
 from tests.daemon_process import ENVIRONMENT, Daemon
 
 ROOT = Path(__file__).parents[2]
+# As on a user's machine, Python keeps what it has compiled of an editable install; that of others lies there already.
+_ENVIRONMENT = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONDONTWRITEBYTECODE"}
 TIMEOUT_S = 900.0  # a busy machine takes long for many captions
 
 
@@ -36,7 +38,7 @@ class Server(Protocol):
 def running(*words: str, module: str = "vision_server") -> Iterator[Daemon]:
     """`python -m module` on a free port; killed at the end."""
     command = [sys.executable, "-m", module, "--port", "0", *words]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=_ENVIRONMENT)
     try:
         daemon = Daemon(process)
         # a pipe that nobody reads would fill, and stop the daemon
