@@ -167,23 +167,18 @@ class BeamSearch:
 
     def advance(self, plan: Plan, logits_RWV: Tensor) -> Tensor:
         """Take one step; returns the parent of every new beam (R, W). All is computed before anything is written."""
-        width, vocabulary = plan.extent.width, logits_RWV.shape[-1]
+        width = plan.extent.width
         rows = self._rows.part(slice(0, plan.extent.rows), plan.extent.span + 1)
         rank = torch.arange(2 * width, device=self._device)
         dead, spare = rank[:width] >= rows.beams, rank >= 2 * rows.beams
-
-        log_probs = torch.log_softmax(logits_RWV.float(), dim=-1)
-        for size in plan.ngrams:
-            _ban_repeats(log_probs, rows, size)
-        top, index = log_probs.add_(rows.scores[:, :, None]).flatten(1).topk(2 * width)
-        top, parents, tokens = _force(rows, top, index // vocabulary, index % vocabulary)
+        top, parents, tokens = _force(rows, *_best_candidates(rows, plan.ngrams, logits_RWV))
         top = top.masked_fill(spare, -torch.inf)
         hits = (tokens == EOS) | (rows.lengths >= rows.limits)
         norm = rows.norms.gather(1, rows.lengths)
-
-        # Candidates that have just ended compete with the hypotheses kept so far.
         ids = rows.ids.gather(1, _along(parents, rows.ids))
         ids.scatter_(2, rows.lengths[:, :, None].expand(-1, 2 * width, 1), tokens[:, :, None])
+
+        # Candidates that have just ended compete with the hypotheses kept so far.
         just = hits & (rank < rows.beams)
         scores = top / norm
         scores = scores + (rows.finished.all(dim=1, keepdim=True) & rows.early) * NEVER
@@ -192,26 +187,26 @@ class BeamSearch:
         both = torch.cat([rows.best_scores, scores], dim=1)
         kept = torch.where(rows.done, rank[:width], both.topk(width)[1])
         best_scores = both.gather(1, kept).masked_fill(dead, -torch.inf)
-        best_ids = torch.cat([rows.best_ids, ids], dim=1)
-        best_ids = best_ids.gather(1, _along(kept, best_ids))
+        best_ids = torch.cat([rows.best_ids, ids], dim=1).gather(1, _along(kept, ids))
         lengths = (rows.lengths + 1).expand(just.shape)
         best_lengths = torch.cat([rows.best_lengths, lengths], dim=1).gather(1, kept)
         finished = torch.cat([rows.finished, just], dim=1).gather(1, kept) | dead
 
-        # The others go on.
-        open_scores, chosen = (top + hits * NEVER).topk(width)
-        open_scores = open_scores.masked_fill(dead, -torch.inf)
+        # Those that have not go on.
+        scores, chosen = (top + hits * NEVER).topk(width)
+        scores = scores.masked_fill(dead, -torch.inf)
         parents, ids = parents.gather(1, chosen), ids.gather(1, _along(chosen, ids))
 
+        # A request is done when no beam can still beat the worst hypothesis kept, or need not.
         worst = best_scores.masked_fill(dead, torch.inf).amin(dim=1, keepdim=True)
         worst = worst.expand(finished.shape).masked_fill(~finished, NEVER)
-        better = (open_scores[:, :1] / norm > worst) & ~dead
+        better = (scores[:, :1] / norm > worst) & ~dead
         improvable = rows.improvable & better.any(dim=1, keepdim=True)
         stopped = finished.all(dim=1, keepdim=True) & rows.early
         done = rows.done | ~improvable | stopped | (hits | spare).all(dim=1, keepdim=True)
 
         rows.ids.copy_(ids)
-        rows.scores.copy_(open_scores)
+        rows.scores.copy_(scores)
         rows.best_ids.copy_(best_ids)
         rows.best_scores.copy_(best_scores)
         rows.best_lengths.copy_(best_lengths)
@@ -220,6 +215,16 @@ class BeamSearch:
         rows.done.copy_(done)
         rows.lengths.add_(rows.growth)
         return parents
+
+
+def _best_candidates(rows: _Rows, ngrams: tuple[int, ...], logits_RWV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The 2W best continuations of each request: their scores, the beams they continue and their tokens (R, 2W)."""
+    _, width, vocabulary = logits_RWV.shape
+    log_probs = torch.log_softmax(logits_RWV.float(), dim=-1)
+    for size in ngrams:
+        _ban_repeats(log_probs, rows, size)
+    top, index = log_probs.add_(rows.scores[:, :, None]).flatten(1).topk(2 * width)
+    return top, index // vocabulary, index % vocabulary
 
 
 def _along(index: Tensor, ids: Tensor) -> Tensor:
