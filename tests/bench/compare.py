@@ -21,6 +21,7 @@ import torch
 
 from tests.bench.checkpoints import published, write_checkpoint
 from tests.bench.contenders import BEAMS, Run
+from tests.bench.daemons import end_orderly
 from tests.bench.litserve_row import QUEUED, installed
 from tests.bench.machine import circumstances
 from tests.bench.pairs import WARM_TOKENS, Bench
@@ -208,4 +209,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_orderly()
     main()

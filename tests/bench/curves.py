@@ -30,7 +30,7 @@ from typing import Any
 
 from tests.bench.checkpoints import Size, published, questions, write_checkpoint
 from tests.bench.curve_plot import draw
-from tests.bench.daemons import as_jpeg, asked_at_once, running, timed
+from tests.bench.daemons import as_jpeg, asked_at_once, end_orderly, running, timed
 from tests.bench.machine import circumstances
 from tests.bench.rows import at_least_one, notes, percentile
 from tests.daemon_process import Daemon
@@ -197,4 +197,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_orderly()
     main()

@@ -27,6 +27,7 @@ import psutil
 
 from tests.bench.daemons import ROOT, asked_at_once, running
 from tests.bench.rows import in_turns
+from vision_server.settings import let_waiting_threads_sleep
 from vision_server.worker.cores import usable_cores
 
 QUEUED = 8
@@ -55,6 +56,7 @@ def rounds(directory: Path, tokens: int, threads: int, asked: Sequence[Pictures]
     Answers have `tokens` tokens, and each side `threads` threads.
 
     Raises AssertionError when an answer fails or has not so many tokens, or when LitServe does not start."""
+    let_waiting_threads_sleep()  # LitServe's too: where they do not, whatever else runs slows that side far more
     with litserve(directory, tokens, threads) as theirs, running(*_flags(directory)) as daemon:
         if threads < usable_cores():  # our worker takes as many threads as it may use cores
             held = psutil.Process(daemon.process.pid)
@@ -94,7 +96,6 @@ class LitServe:
                 self._log.seek(0)
                 raise AssertionError(f"LitServe did not start: {self._log.read().decode(errors='replace')[-2000:]}")
             time.sleep(0.1)
-        self._children = self.processes()[1:]
         self._let_run(False)
 
     def ask(self, pictures: Pictures, tokens: int) -> Answers:
@@ -135,11 +136,13 @@ class LitServe:
 
     def _let_run(self, run: bool) -> None:
         """The first process always runs: it ends the others when this one is no more."""
+        self._children = self.processes()[1:]
         for child in self._children:
-            if run:
-                child.resume()
-            else:
-                child.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a short-lived one, of a library that starts a tool
+                if run:
+                    child.resume()
+                else:
+                    child.suspend()
 
 
 @contextlib.contextmanager

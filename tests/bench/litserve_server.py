@@ -11,10 +11,11 @@ import argparse
 import base64
 import io
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import litserve  # type: ignore[import-untyped]
 import psutil
@@ -68,13 +69,18 @@ class Captions(litserve.LitAPI):  # type: ignore[misc]
         return output
 
 
-def _end_with_standard_input() -> None:
-    """Kills this process and all it started once nobody holds the other end any more."""
-    while os.read(0, 1):
-        pass
+def _end(*_signal: object) -> NoReturn:
+    """Kills this process and all it started; LitServe's own way out leaves some of them."""
     for child in psutil.Process().children(recursive=True):
         child.kill()
     os._exit(1)
+
+
+def _end_with_standard_input() -> None:
+    """Once nobody holds the other end any more."""
+    while os.read(0, 1):
+        pass
+    _end()
 
 
 def main() -> None:
@@ -83,6 +89,7 @@ def main() -> None:
     for name in ("--port", "--tokens", "--threads"):
         parser.add_argument(name, type=int, required=True)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     api = Captions(args.directory, args.tokens, args.threads)
     server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=False)

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from tests.bench.checkpoints import published, write_checkpoint
-from tests.bench.daemons import jpeg, running, timed
+from tests.bench.daemons import end_orderly, jpeg, running, timed
 from tests.bench.machine import circumstances
 from tests.bench.rows import Row, add_json_flag, at_least_one, percentile, publish
 from tests.daemon_process import Daemon
@@ -114,4 +114,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_orderly()
     main()

@@ -71,19 +71,24 @@ def test_the_server_batches_stays_on_this_machine_rests_and_ends(checkpoint: Pat
 
 @needs_litserve
 @pytest.mark.timeout(900)
-def test_the_servers_processes_end_with_the_one_that_started_them(checkpoint: Path) -> None:
+@pytest.mark.parametrize("end", ["kill the script", "end the server"])
+def test_no_process_of_the_server_outlives_it_or_the_script(checkpoint: Path, end: str) -> None:
     program = (
         "import sys, time; from pathlib import Path; from tests.bench.litserve_row import litserve\n"
         "with litserve(Path(sys.argv[1]), 4, 1) as server:\n"
         "    server.wait_until_ready(); print(*(one.pid for one in server.processes()), flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", program, str(checkpoint)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as starter:
-        assert starter.stdout is not None
-        started = [psutil.Process(int(pid)) for pid in starter.stdout.readline().split()]
-        starter.kill()
-    assert len(started) > 2
-    assert not psutil.wait_procs(started, 60)[1]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as script:
+        try:
+            assert script.stdout is not None
+            first, *others = (psutil.Process(int(pid)) for pid in script.stdout.readline().split())
+            assert len(others) > 1
+            {"kill the script": script.kill, "end the server": first.terminate}[end]()
+            assert not psutil.wait_procs(others, 60)[1]
+        finally:
+            script.kill()
+    assert not psutil.wait_procs([first], 60)[1]
 
 
 @needs_litserve
