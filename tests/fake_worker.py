@@ -67,7 +67,7 @@ def write(data: bytes) -> None:
 
 def listen(inbox: queue.SimpleQueue[Frame]) -> None:
     decoder = Decoder()
-    while data := os.read(0, 1 << 16):
+    while data := os.read(0, 1 << 20):
         for frame in decoder.feed(data):
             if isinstance(frame, Stop):
                 os._exit(0)

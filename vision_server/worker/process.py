@@ -26,6 +26,7 @@ _MAX_LINE_BYTES = 16_384  # a native library that writes without newlines must n
 # glibc gives large blocks back to the system and asks for them again, zeroed page by page: on the CPU some hundred
 # thousand page faults a picture. A worker keeps what it needs again; its end gives back everything. Others ignore it.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+_PIPE_BYTES = 1 << 20  # the most that Linux gives everybody
 _PIPE_GRACE_S = 1.0  # a process that outlived its parent and its group may hold the pipes; nobody waits for it
 # Where this package lies: `-m` looks for modules in the working directory first, and the worker must be our own code.
 _HOME = Path(__file__).resolve().parents[2]
@@ -35,6 +36,8 @@ if sys.platform == "win32":
     _OUTSIDE_SIGNALS = frozenset[int]()  # TerminateProcess leaves only an exit code, which does not tell who did it
 else:
     _FLAGS = 0
+    import fcntl
+
     _OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
@@ -77,8 +80,29 @@ class Child(asyncio.SubprocessProtocol):
         self._decoder: Decoder | None = Decoder()  # None once the stream is of no use
         self._line = bytearray()
         self._killed = False
+        self._input: asyncio.WriteTransport | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.pid = 0
+
+    async def open_input(self) -> int:
+        """What the process is to have as its standard input: the end of a pipe, to be closed here once it has it.
+
+        Ours, since asyncio's own holds less than a picture, and each time it is full costs a change of process.
+        """
+        if sys.platform == "win32":
+            return subprocess.PIPE
+        theirs, ours = os.pipe()
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # more than this user may have in all
+                fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        loop = asyncio.get_running_loop()
+        self._input, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(ours, "wb", buffering=0))
+        return theirs
+
+    def close_input(self) -> None:
+        """What was not written yet is lost."""
+        if self._input is not None and not self._input.is_closing():
+            self._input.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
@@ -87,7 +111,7 @@ class Child(asyncio.SubprocessProtocol):
 
     def send(self, frame: Frame) -> None:
         """Write a frame. To a worker that is gone already it goes nowhere; its end is reported anyway."""
-        stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(_STDIN))
+        stdin = self._input or cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(_STDIN))
         if stdin is not None and not stdin.is_closing():
             stdin.write(encode(frame))
 
@@ -143,6 +167,7 @@ class Child(asyncio.SubprocessProtocol):
         if self._last_call is not None:
             self._last_call.cancel()
         self._transport.close()
+        self.close_input()
         self.listener.on_end(self, Exit(returncode, not self._killed and -returncode in _OUTSIDE_SIGNALS))
 
     def _take_lines(self, data: bytes) -> None:
@@ -164,6 +189,7 @@ class Child(asyncio.SubprocessProtocol):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def _close_pipes(self) -> None:
+        self.close_input()
         for fd in (_STDIN, _STDOUT, _STDERR):
             if (pipe := self._transport.get_pipe_transport(fd)) is not None:
                 pipe.close()
@@ -174,13 +200,22 @@ async def spawn(command: Sequence[str], listener: Listener) -> Child:
 
     It gets a session (on Windows a process group) of its own: Ctrl-C in the daemon's terminal is the daemon's business.
     """
-    loop = asyncio.get_running_loop()
-    _, child = await loop.subprocess_exec(
-        lambda: Child(listener),
-        *command,
-        cwd=_HOME,
-        env=_KEEP_MEMORY | os.environ,
-        start_new_session=sys.platform != "win32",
-        creationflags=_FLAGS,
-    )
+    child = Child(listener)
+    stdin = await child.open_input()
+    try:
+        await asyncio.get_running_loop().subprocess_exec(
+            lambda: child,
+            *command,
+            stdin=stdin,
+            cwd=_HOME,
+            env=_KEEP_MEMORY | os.environ,
+            start_new_session=sys.platform != "win32",
+            creationflags=_FLAGS,
+        )
+    except BaseException:
+        child.close_input()
+        raise
+    finally:
+        if stdin != subprocess.PIPE:
+            os.close(stdin)
     return child
