@@ -48,10 +48,10 @@ ROOMS: dict[str, str] = {
     "worker.standby": "worker.life",
     "worker.runner": "errors log worker.lane worker.life worker.memory worker.process worker.protocol worker.spare "
     "worker.standby worker.supervisor",
-    "worker.cores": "",
+    "worker.resources": "",
     "worker.decode": "errors images",
     "worker.stepper": "errors tasks worker.decode worker.protocol",
-    "worker.child": "errors log hub tasks engine worker.cores worker.decode worker.protocol worker.stepper",
+    "worker.child": "errors log hub tasks engine worker.resources worker.decode worker.protocol worker.stepper",
     "worker.status": "errors worker.life worker.process worker.protocol worker.supervisor",
     "jobs": "errors worker.lane worker.life worker.protocol worker.runner worker.status",
     "api": "errors settings served images tasks jobs",
@@ -96,7 +96,7 @@ STANDARD_LIBRARY_ONLY = (
     "worker.idle",
     "worker.transfer",
     "worker.standby",
-    "worker.cores",
+    "worker.resources",
 )
 
 

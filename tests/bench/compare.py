@@ -27,10 +27,10 @@ from tests.bench.machine import circumstances
 from tests.bench.pairs import WARM_TOKENS, Bench
 from tests.bench.rows import Row, add_json_flag, at_least_one, median_row, publish
 from vision_server.engine.linear import int8, works
-from vision_server.worker.cores import usable_cores
+from vision_server.worker.resources import usable_cores
 
 TOKENS = 60
-PAIRS_OF_ONE, PAIRS_OF_MANY, PAIRS_OF_SECOND = 7, 3, 5
+PAIRS_OF_ONE, PAIRS_OF_MANY, PAIRS_OF_SECOND, PAIRS_BEHIND_LITSERVE = 5, 3, 3, 2
 LITSERVE = (
     "against the same reference behind LitServe with its dynamic batching (what one would pick instead), "
     f"{QUEUED} queued, base, CPU"
@@ -147,7 +147,7 @@ def _second(name: str) -> Measurement:
 
 def _litserve(name: str) -> Measurement:
     def measure(bench: Bench, only: Only) -> list[Row]:
-        found = bench.behind_litserve(PAIRS_OF_MANY)
+        found = bench.behind_litserve(PAIRS_BEHIND_LITSERVE)
         return [median_row(name, "captions/s", [(QUEUED / ours, QUEUED / reference) for ours, reference in found])]
 
     return Measurement((name,), measure)

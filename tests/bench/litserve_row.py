@@ -28,7 +28,7 @@ import psutil
 from tests.bench.daemons import ROOT, asked_at_once, running
 from tests.bench.rows import in_turns
 from vision_server.settings import let_waiting_threads_sleep
-from vision_server.worker.cores import usable_cores
+from vision_server.worker.resources import usable_cores
 
 QUEUED = 8
 PROMPT = "<CAPTION>"  # our daemon's default; transformers' processor knows it too

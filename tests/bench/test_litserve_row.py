@@ -19,7 +19,7 @@ from tests.bench.daemons import ROOT, Server, as_jpeg, asked_at_once, timed
 from tests.bench.litserve_row import Answers, Pictures, installed, litserve, request_body, rounds
 from tests.bench.pairs import Bench
 from tests.daemon_process import Daemon
-from vision_server.worker.cores import usable_cores
+from vision_server.worker.resources import usable_cores
 
 TOKENS = 12
 

@@ -343,14 +343,18 @@ def test_torch_uses_as_many_threads_as_it_is_told_or_as_there_are_cores(
 
 
 @pytest.mark.parametrize(
-    ("model_bytes", "free_bytes", "slots"),
+    ("model_bytes", "free_bytes", "on_gpu", "slots"),
     [
-        (0, None, 8),
-        (460 << 20, 7 << 30, 19),
-        (1540 << 20, 22 << 30, 20),
-        (1540 << 20, 1 << 30, 1),
-        (460 << 20, 140 << 30, 64),
+        (460 << 20, 7 << 30, True, 19),
+        (1540 << 20, 22 << 30, True, 20),
+        (1540 << 20, 1 << 30, True, 1),
+        (460 << 20, 140 << 30, True, 64),
+        (0, None, False, 8),
+        (0, 24 << 30, False, 8),
+        (0, 1 << 30, False, 5),
+        (0, 100 << 20, False, 1),
+        (0, -1, False, 1),
     ],
 )
-def test_slots_by_free_memory(model_bytes: int, free_bytes: int | None, slots: int) -> None:
-    assert auto_slots(model_bytes, free_bytes) == slots
+def test_slots_by_free_memory(model_bytes: int, free_bytes: int | None, on_gpu: bool, slots: int) -> None:
+    assert auto_slots(model_bytes, free_bytes, on_gpu=on_gpu) == slots

@@ -30,16 +30,16 @@ from typing import NoReturn
 
 from .. import log as logs
 from ..errors import LoadFailed, VisionError
-from .cores import usable_cores
 from .decode import register_formats
 from .protocol import LOAD, Cancel, Decoder, Failed, Frame, Hello, Progress, ProtocolError, Ready, Run, Stop, encode
+from .resources import free_memory_bytes, usable_cores
 from .stepper import Inbox, Prepared, Stepper, prepare
 
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 20
 _REPORT_EVERY_S = 0.05
-_MAX_AUTO_SLOTS = 64
+_MOST_GPU_SLOTS, _MOST_CPU_SLOTS = 64, 8
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 Report = Callable[[str, int, int], None]
@@ -194,8 +194,10 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None], imports: Imp
         if cuda:
             cuda.empty_cache()
 
-    free_bytes = cuda.mem_get_info(engine.device)[0] - hello.feature_cache_bytes if cuda else None
-    slots = hello.max_batch or auto_slots(memory(), free_bytes)
+    free_bytes = cuda.mem_get_info(engine.device)[0] if cuda else free_memory_bytes()
+    if free_bytes is not None:
+        free_bytes -= hello.feature_cache_bytes
+    slots = hello.max_batch or auto_slots(memory(), free_bytes, on_gpu=cuda is not None)
     wanted = engine.config.preprocess
     ready = Ready(hello.model, engine.device, engine.dtype, slots, memory())
     return Stepper(
@@ -252,16 +254,18 @@ def _reporter(say: Callable[[Frame], None]) -> Report:
     return report
 
 
-def auto_slots(model_bytes: int, free_bytes: int | None) -> int:
-    """How many requests to take at once: 8 without GPU memory to count, else by a rough rule.
+def auto_slots(model_bytes: int, free_bytes: int | None, *, on_gpu: bool) -> int:
+    """How many requests to take at once, by a rough rule: 70 % of the free memory is shared out among them.
 
-    A request of three beams needs about half of what the model takes (its caches, and the activations of a picture in
-    the vision tower), 256 MiB at least; 70 % of the free memory is shared out like this. Should the rule be wrong, an
-    out-of-memory halves it.
+    On a GPU a request of three beams needs about half of what the model takes (its caches, and the activations of a
+    picture in the vision tower), 256 MiB at least; should the rule be wrong, an out-of-memory halves it. On a CPU
+    pictures are looked at one by one, and its caches need 128 MiB at most while answers are of usual length; beyond 8,
+    where decoding gains little from more, and the first in line would wait for the pictures of all others.
     """
-    if free_bytes is None:
-        return 8
-    return max(1, min(_MAX_AUTO_SLOTS, int(free_bytes * 0.7) // max(model_bytes // 2, 256 << 20)))
+    most, request_bytes = _MOST_CPU_SLOTS, 128 << 20
+    if on_gpu:
+        most, request_bytes = _MOST_GPU_SLOTS, max(model_bytes // 2, 256 << 20)
+    return most if free_bytes is None else max(1, min(most, int(free_bytes * 0.7) // request_bytes))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _MAX_LINE_BYTES = 16_384  # a native library that writes without newlines must not fill our memory
 # glibc gives large blocks back to the system and asks for them again, zeroed page by page: on the CPU some hundred
 # thousand page faults a picture. A worker keeps what it needs again; its end gives back everything. Others ignore it.
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 _PIPE_BYTES = 1 << 20  # the most that Linux gives everybody
 _PIPE_GRACE_S = 1.0  # a process that outlived its parent and its group may hold the pipes; nobody waits for it
 # Where this package lies: `-m` looks for modules in the working directory first, and the worker must be our own code.
@@ -208,7 +208,7 @@ async def spawn(command: Sequence[str], listener: Listener) -> Child:
             *command,
             stdin=stdin,
             cwd=_HOME,
-            env=_KEEP_MEMORY | os.environ,
+            env=KEEP_MEMORY | os.environ,
             start_new_session=sys.platform != "win32",
             creationflags=_FLAGS,
         )

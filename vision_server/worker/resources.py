@@ -1,7 +1,7 @@
-"""How many threads are worth starting: the cores that this process may use, and a container's share of them.
+"""What this process may use of the machine: cores and main memory, and a container's share of them.
 
-A container that is limited by time (`docker run --cpus=1.5`) still sees every core of its machine. More threads than
-its quota lets run wait for one another, for the most part of every period.
+A container that is limited (`docker run --cpus=1.5 --memory=4g`) still sees all of its machine. More threads than its
+quota lets run wait for one another, for the most part of every period; and who takes more memory is killed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path, PurePosixPath
 
-_V1_CONTROLLER = "cpu"
+# A control group's limit and what it uses of it, as versions 2 and 1 call them.
+_MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -26,7 +27,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
     The kernel's documents: admin-guide/cgroup-v2 (cpu.max) and scheduler/sched-bwc (cpu.cfs_quota_us).
     """
-    for folder in _folders(root):
+    for folder in _folders(root, "cpu"):
         if (folder / "cpu.max").is_file():
             quota, _, period = _read(folder / "cpu.max").partition(" ")
         else:
@@ -35,7 +36,19 @@ def _quotas(root: Path) -> Iterator[float]:
             yield int(quota) / int(period)
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def free_memory_bytes(root: Path = Path("/")) -> int | None:
+    """Main memory that can be taken without anybody's loss; None where the system does not tell as Linux does."""
+    lines = [line.split() for line in _read(root / "proc" / "meminfo").splitlines()]
+    free = [1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:" and words[1].isdigit()]
+    for folder in _folders(root, "memory"):
+        for limit, used in _MEMORY_FILES:
+            most, taken = _read(folder / limit), _read(folder / used)
+            if most.isdigit() and taken.isdigit():  # "max" is no limit
+                free.append(max(0, int(most) - int(taken)))
+    return min(free, default=None)
+
+
+def _folders(root: Path, v1_controller: str) -> Iterator[Path]:
     """This process's control group and all above it, where they are mounted.
 
     A container may see its own group as the mount's root, although /proc names it by its path on the host.
@@ -45,7 +58,7 @@ def _folders(root: Path) -> Iterator[Path]:
         controllers, _, group = rest.partition(":")
         if number == "0" and not controllers:
             mount = root / "sys" / "fs" / "cgroup"
-        elif _V1_CONTROLLER in controllers.split(","):
+        elif v1_controller in controllers.split(","):
             mount = root / "sys" / "fs" / "cgroup" / controllers
         else:
             continue

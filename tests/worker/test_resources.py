@@ -1,4 +1,4 @@
-"""How many threads, with control groups that are files of the test's own."""
+"""How many threads and how much memory, with control groups that are files of the test's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vision_server.worker.cores import usable_cores
+from vision_server.worker.resources import free_memory_bytes, usable_cores
 
 CORES = 64
 
@@ -72,3 +72,45 @@ def test_a_controller_of_a_like_name_is_another(tmp_path: Path) -> None:
 
 def test_here() -> None:
     assert 1 <= usable_cores() <= CORES
+
+
+MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
+AVAILABLE = 1024 * 20_000_000
+
+
+def with_meminfo(root: Path, text: str = MEMINFO) -> Path:
+    (root / "proc" / "meminfo").write_text(text, encoding="utf-8")
+    return root
+
+
+def test_memory_is_what_the_system_has_available(tmp_path: Path) -> None:
+    assert free_memory_bytes(tmp_path) is None, "no Linux"
+    assert free_memory_bytes(with_meminfo(system(tmp_path, "0::/\n"))) == AVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("most", "used", "free"),
+    [
+        ("4000000000", "1000000000", 3_000_000_000),
+        ("4000000000", "5000000000", 0),
+        ("max", "1000000000", AVAILABLE),
+        ("9000000000000", "0", AVAILABLE),
+        ("junk", "junk", AVAILABLE),
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_on_memory(tmp_path: Path, version: int, most: str, used: str, free: int) -> None:
+    if version == 2:
+        files = {"app__memory_dot_max": most, "app__memory_dot_current": used}
+        root = system(tmp_path, "0::/app/inner\n", **files)
+    else:
+        files = {"memory__memory_dot_limit_in_bytes": most, "memory__memory_dot_usage_in_bytes": used}
+        root = system(tmp_path, "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n", **files)
+    assert free_memory_bytes(with_meminfo(root)) == free
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_this_machine_has_memory() -> None:
+    found = free_memory_bytes()
+    assert found is not None
+    assert found > 0
