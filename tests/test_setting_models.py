@@ -46,7 +46,7 @@ def test_the_options_are_read_as_the_settings_of_their_names() -> None:
         ({"x" * 101: None}, "must hold names of letters"),
         ({"base": {"dtpye": "auto"}}, "base has no dtpye; did you mean dtype?"),
         ({"base": {"xyzzy": 1}}, "base has no xyzzy; there are model, revision, device"),
-        ({"base": {"dtype": "int8"}}, "dtype of base must be one of auto"),
+        ({"base": {"dtype": "int3"}}, "dtype of base must be one of auto"),
         ({"base": {"model": 7}}, "model of base must be text"),
         ({"base": {"idle_timeout_s": -3}}, "idle_timeout_s of base must be seconds"),
         ({"base": None, "Base": None}, "must not hold a name twice"),
