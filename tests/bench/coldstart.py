@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from tests.bench.checkpoints import published, write_checkpoint
-from tests.bench.daemons import jpeg, running, timed
+from tests.bench.daemons import end_orderly, jpeg, running, timed
 from tests.bench.machine import circumstances
 from tests.bench.rows import add_json_flag, at_least_one, in_turns, median_row, publish
 from tests.daemon_process import Daemon
@@ -117,4 +117,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_orderly()
     main()

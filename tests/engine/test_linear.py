@@ -18,6 +18,7 @@ from vision_server.engine.linear import (
     int8,
     quantise_channels,
     quantise_rows,
+    works,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -107,6 +108,22 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     quantised, x = Int8Linear(layer(256, 37)), rows(24, 256)
     alone = torch.cat([quantised(row[None]) for row in x])
     torch.testing.assert_close(quantised(torch.cat([x, x * 1000]))[:24], alone, atol=1e-6, rtol=1e-6)
+
+
+def test_a_processor_that_cuts_sums_off_is_found_out() -> None:
+    """As one without 8-bit dot products does: half of the largest possible sum is lost."""
+
+    class CutOff(nn.Module):
+        def __init__(self, linear: nn.Linear) -> None:
+            super().__init__()
+            self.linear = Int8Linear(linear)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.linear(x)
+            return y / 2
+
+    assert works(Int8Linear, torch.float32)
+    assert not works(CutOff, torch.float32)
 
 
 def test_narrow_layers_are_packed_and_not_quantised() -> None:

@@ -42,8 +42,9 @@ def choose_linear(name: str, device: torch.device, dtype: torch.dtype) -> Conver
     Raises BadOption for int8 where it cannot be had.
     """
     if name == INT8:
-        if device.type != "cpu" or not works(int8, dtype):
-            raise BadOption("dtype int8 is for x86 CPUs; set dtype to auto.")
+        # what is too narrow for 8 bits is packed
+        if device.type != "cpu" or not (works(int8, dtype) and works(PackedLinear, dtype)):
+            raise BadOption("dtype int8 is for x86 CPUs with 8-bit dot products; set dtype to auto.")
         return int8
     if device.type == "cpu" and dtype != torch.float16 and works(PackedLinear, dtype):
         return PackedLinear
