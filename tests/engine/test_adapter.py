@@ -16,8 +16,9 @@ from torch import Tensor
 
 from tests.engine.conftest import Pair
 from tests.layouts import change_json, change_state, to_published, to_resaved
-from tests.tiny import picture
+from tests.tiny import Shape, picture, write_checkpoint
 from vision_server.engine import Florence
+from vision_server.engine.linear import LEAST_INT8_INPUTS, int8, works
 from vision_server.errors import CheckpointError
 
 ASKED = [(picture(seed), "What does the image describe?") for seed in range(4)]
@@ -167,36 +168,75 @@ def test_it_is_merged_before_the_weights_are_rounded(base: Path, tmp_path: Path)
     assert Florence.load(base, "cpu", "float16", adapter=adapter).dtype == "float16"
 
 
+@pytest.mark.skipif(not works(int8, torch.float32), reason="this processor has no 8-bit dot products")
+def test_with_8_bit_weights_it_is_merged_before_they_are_quantised(tmp_path: Path) -> None:
+    """The answers are those of merged weights in 8 bits, and no longer those of the checkpoint."""
+    wide = Shape("wide", vision={"projection_dim": LEAST_INT8_INPUTS}, text={"d_model": LEAST_INT8_INPUTS})
+    base = tmp_path / "base"
+    base.mkdir()
+    write_checkpoint(base, wide)
+    state = matrices(shapes_of(base, list(MODULES)))
+    merged = merged_beforehand(base, state, dict.fromkeys(MODULES, ALPHA / RANK))
+    adapted = Florence.load(base, "cpu", "int8", adapter=write_adapter(tmp_path / "adapter", state))
+    assert adapted.dtype == "int8"
+    assert answers(adapted) == answers(Florence.load(merged, "cpu", "int8"))
+    assert answers(adapted) != answers(Florence.load(base, "cpu", "int8"))
+
+
 Edit = Callable[[dict[str, Tensor]], object]
 QUERY = f"base_model.model.{DECODER}.self_attn.q_proj"
-NOWHERE = "base_model.model.model.nowhere"
+NOWHERE, WORDS = "base_model.model.model.nowhere", "base_model.model.model.language_model.shared"
 STATES: dict[str, tuple[Edit, str]] = {
     "unknown-module": (
         lambda s: s.update(
             {f"{NOWHERE}.lora_{side}.weight": s[f"{QUERY}.lora_{side}.weight"].clone() for side in "AB"}
         ),
-        r"adapter_model\.safetensors changes a module .*: model\.nowhere\.",
+        r"adapter_model\.safetensors changes what this Florence-2 does not have: model\.nowhere\.weight\.",
+    ),
+    "many-unknown-tensors": (
+        lambda s: s.update({f"base_model.model.other.{i}.bias": torch.zeros(3) for i in range(5)}),
+        r"does not have: other\.0\.bias, other\.1\.bias, other\.2\.bias and 2 more\.",
     ),
     "wrong-shape": (
         lambda s: s.update({f"{QUERY}.lora_A.weight": torch.zeros(RANK, 31)}),
-        r"adapter_model\.safetensors: the matrices of .*self_attn\.q_proj are for weights of 32 x 31",
+        r"adapter_model\.safetensors: what it holds for .*self_attn\.q_proj is for weights of 32 x 31",
     ),
     "another-rank": (
         lambda s: s.update({f"{QUERY}.lora_A.weight": torch.zeros(RANK + 1, 32)}),
         r"adapter_model\.safetensors: the matrices of .*self_attn\.q_proj .* the rank 3",
     ),
     "one-side": (lambda s: s.pop(f"{QUERY}.lora_B.weight"), rf"lacks the key {QUERY}\.lora_B\.weight"),
-    "a-bias": (lambda s: s.update({f"{QUERY}.bias": torch.zeros(32)}), rf"no matrix of LoRA: {QUERY}\.bias"),
-    "a-whole-module": (lambda s: s.update({f"{QUERY}.weight": torch.zeros(32, 32)}), "no matrix of LoRA"),
-    "an-embedding": (lambda s: s.update({f"{QUERY}.lora_embedding_A": torch.zeros(3, 9)}), "no matrix of LoRA"),
-    "dora": (lambda s: s.update({f"{QUERY}.lora_magnitude_vector": torch.zeros(32)}), "no matrix of LoRA"),
+    "no-sides": (
+        lambda s: [*map(s.pop, [*s]), s.update({f"{QUERY}.lora_magnitude_vector": torch.zeros(32)})],
+        rf"lacks the key {QUERY}\.lora_A\.weight",
+    ),
+    "a-bias-of-another-shape": (
+        lambda s: s.update({f"{QUERY}.bias": torch.zeros(31)}),
+        r"q_proj\.bias is for .* of 31,",
+    ),
+    "a-number": (lambda s: s.update({f"{QUERY}.weight": torch.tensor(1.0)}), "q_proj is for weights of 1,"),
+    "a-length-of-another-shape": (
+        lambda s: s.update({f"{QUERY}.lora_magnitude_vector": torch.zeros(31)}),
+        "q_proj is for weights of 31 x 32",
+    ),
+    "an-embedding": (
+        lambda s: s.update({f"{WORDS}.lora_embedding_A": torch.zeros(3, 9)}),
+        r"changes an embedding, which cannot be merged here: model\.language_model\.shared\.lora_embedding_A",
+    ),
+    "a-whole-embedding": (
+        lambda s: s.update({f"{WORDS}.weight": torch.zeros(9, 3)}),
+        r"changes an embedding, .*: model\.language_model\.shared\.weight",
+    ),
+    "something-new": (lambda s: s.update({f"{QUERY}.lora_C.weight": torch.zeros(3)}), r"cannot be merged.*lora_C"),
+    "no-prefix": (lambda s: s.update({"q_proj.weight": torch.zeros(3)}), r"no adapter of PEFT has: q_proj\.weight"),
+    "whole-numbers": (lambda s: s.update({f"{QUERY}.bias": torch.zeros(32, dtype=torch.int8)}), "not a floating-point"),
     "nothing": (lambda s: s.clear(), r"adapter_model\.safetensors is empty"),
 }
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "not-lora": ({"peft_type": "IA3"}, "does not describe LoRA"),
-    "whole-modules": ({"modules_to_save": ["lm_head"]}, "uses modules_to_save, which cannot be merged here"),
-    "dora": ({"use_dora": True}, "uses use_dora"),
-    "biases": ({"bias": "lora_only"}, "uses bias"),
+    "tokens": ({"trainable_token_indices": [5]}, "uses trainable_token_indices, which cannot be merged here"),
+    "two": ({"use_qalora": True, "target_parameters": ["x"]}, "uses use_qalora, target_parameters, which"),
+    "a-changed-base": ({"init_lora_weights": "pissa_niter_4"}, "uses init_lora_weights pissa_niter_4"),
     "no-rank": ({"r": 0}, "r or rank_pattern cannot be read"),
     "no-alpha": ({"lora_alpha": "x"}, "lora_alpha or alpha_pattern cannot be read"),
     "a-broken-pattern": ({"rank_pattern": {"(": 4}}, "r or rank_pattern cannot be read"),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from tests.engine.running import PROMPTS, Said, cross, decoding, play, rules, run_out, with_policy
+from tests.engine.conftest import Pair
+from tests.engine.running import HOST, OPTIONS, PROMPTS, Said, cross, decoding, play, rules, run_out, with_policy
 from tests.engine.tracing import CountingRecorder
 from tests.tiny import picture
 from vision_server.engine import Florence, Generation, Options
-from vision_server.engine.cache import DecoderCache
+from vision_server.engine.cache import CacheStep, DecoderCache
+from vision_server.engine.device import choose_linear
 from vision_server.engine.graphs import StepGraphs
 from vision_server.engine.policy import CPU, CUDA, OTHERS, Extent, Policy, policy_for
 from vision_server.errors import OutOfMemory
@@ -22,7 +26,8 @@ from vision_server.errors import OutOfMemory
 @pytest.mark.parametrize(
     "policy",
     [
-        replace(CPU, rounded=True),
+        replace(CPU, apart=False),
+        replace(CPU, rounded=True, apart=False),
         replace(CPU, check_every=2, admit_at_once=3),
         replace(CPU, check_every=3, kept_bytes=1 << 40),
         replace(CUDA, check_every=7),
@@ -36,6 +41,47 @@ def test_every_policy_answers_the_same(ending: Florence, played: Said, policy: P
     both = said.keys() & played.keys()  # a cancel may come too late for one that was done already
     assert len(both) >= 16
     assert {number: said[number] for number in both} == {number: played[number] for number in both}
+
+
+ASKED = [(picture(900 + n), PROMPTS[n % len(PROMPTS)], OPTIONS[n % len(OPTIONS)]) for n in range(14)]
+
+
+def heard(
+    florence: Florence, asked: list[tuple[Image.Image, str, Options]], monkeypatch: pytest.MonkeyPatch
+) -> list[list[Tensor]]:
+    """Submit one every third step; the logits (W, V) of every step of each, W its own beams."""
+    step = florence.network.text.step
+    logits: dict[int, list[Tensor]] = {}
+    waiting = list(asked)
+
+    def listening(ids_RW: Tensor, cache: CacheStep) -> Tensor:
+        said = step(ids_RW, cache)
+        for slot, request in enumerate(florence._running):
+            logits.setdefault(request.ticket, []).append(said[slot, : request.rules.num_beams].clone())
+        return said
+
+    with monkeypatch.context() as patched:
+        patched.setattr(florence.network.text, "step", listening)
+        for count in itertools.count():
+            if waiting and count % 3 == 0:
+                florence.submit(*waiting.pop(0))
+            florence.step()
+            if not (waiting or florence.busy):
+                break
+    return [logits[ticket] for ticket in sorted(logits)]
+
+
+@pytest.mark.skipif(
+    choose_linear("auto", HOST, torch.float32) is None, reason="the plain layers add up by the number of rows"
+)
+def test_company_changes_no_bit(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU in float32 a request's logits are the same to the last bit whoever shares its steps."""
+    alone = [heard(pair.ours, [asked], monkeypatch)[0] for asked in ASKED]
+    together = heard(pair.ours, ASKED, monkeypatch)
+    assert sum(map(len, together)) > 300
+    for number, (its, theirs) in enumerate(zip(alone, together, strict=True)):
+        assert len(its) == len(theirs), number
+        assert all(torch.equal(one, other) for one, other in zip(its, theirs, strict=True)), number
 
 
 @torch.inference_mode()
@@ -189,6 +235,12 @@ def test_rounding() -> None:
 
 
 def test_the_policies_of_devices() -> None:
-    assert policy_for(torch.device("cpu")) == CPU
-    assert policy_for(torch.device("cuda", 1)) == CUDA
-    assert policy_for(torch.device("mps")) == OTHERS
+    assert policy_for(torch.device("cpu"), torch.float32) == CPU
+    assert policy_for(torch.device("cpu"), torch.bfloat16) == replace(CPU, apart=False)
+    assert policy_for(torch.device("cuda", 1), torch.float16) == CUDA
+    assert policy_for(torch.device("mps"), torch.float16) == OTHERS
+
+
+def test_a_rounded_extent_is_nobodys_own() -> None:
+    with pytest.raises(ValueError, match="rounded"):
+        replace(CPU, rounded=True)

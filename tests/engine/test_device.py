@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision_server.engine.device import choose_device, choose_dtype, choose_linear
+from tests.engine.conftest import Pair
+from vision_server.engine import florence
+from vision_server.engine.device import choose_device, choose_dtype, choose_linear, is_out_of_memory
 from vision_server.engine.linear import PackedLinear, int8
-from vision_server.errors import BadOption
+from vision_server.errors import BadOption, OutOfMemory
 
 
 def test_auto_takes_an_accelerator_where_there_is_one() -> None:
@@ -49,3 +51,22 @@ def test_without_onednn_the_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -
     assert choose_linear("auto", cpu, torch.float32) is None
     with pytest.raises(BadOption, match="int8 is for x86 CPUs"):
         choose_linear("int8", cpu, torch.float32)
+
+
+def test_too_little_memory_is_known_however_it_is_said() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 62, dtype=torch.int8)
+    assert is_out_of_memory(refused.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"))
+    assert is_out_of_memory(torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be ..."))
+    assert not is_out_of_memory(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_load_that_the_cpu_has_no_memory_for_says_so(one_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(*args: object) -> None:
+        torch.empty(1 << 62, dtype=torch.int8)
+
+    monkeypatch.setattr(florence, "load_network", too_much)
+    with pytest.raises(OutOfMemory, match="too little free memory"):
+        florence.Florence.load(one_pair.directory, "cpu", "float32")

@@ -46,6 +46,16 @@ def test_a_packed_layer_is_the_plain_one(shape: tuple[int, ...], bias: bool, gel
     torch.testing.assert_close(PackedLinear(plain)(x), plain(x), atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(48, 31), (768, 192), (3072, 768)])
+def test_a_row_is_the_same_among_however_many(inputs: int, outputs: int) -> None:
+    """To the last bit, so that nobody's answer depends on whom it shares a step with."""
+    packed, x = PackedLinear(layer(inputs, outputs)), rows(24, inputs)
+    whole = packed(x)
+    for count in range(1, 25):
+        assert torch.equal(packed(x[:count]), whole[:count]), count
+        assert torch.equal(packed(x[None, -count:])[0], whole[-count:]), count
+
+
 def test_a_packed_layer_takes_rows_that_lie_apart() -> None:
     plain, x = layer(48, 31), rows(6, 48, 5).transpose(1, 2)
     torch.testing.assert_close(PackedLinear(plain)(x), plain(x))

@@ -1,148 +1,149 @@
 """A LoRA adapter as PEFT saves it, merged into the weights while they are loaded. Trains nothing, keeps nothing apart.
 
-Hu et al. 2021, "LoRA": a layer's weights W become W + scale * B A, in float32. `scale` is alpha / r, or alpha / sqrt(r)
-with rank-stabilised LoRA. Modules may have the names of the original or of the native layout, whichever the checkpoint
-has. What is more than LoRA matrices (whole modules, biases, embeddings, DoRA) is refused, never left out in silence.
+Hu et al. 2021, "LoRA": a layer's weights W become W + scale * B A. Liu et al. 2024, "DoRA": each output's row of that
+is then brought to the length that the adapter says. Tensors that were trained as a whole (biases, `modules_to_save`)
+take the place of the checkpoint's. All of it is computed in float32, before weights are rounded or quantised.
+
+Modules may have the names of the original or of the native layout, whichever the checkpoint has. What is more than that
+is refused, never left out in silence: above all the word embedding, one matrix here for the encoder, the decoder and
+often the head, of which PEFT would change one.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
+from torch.linalg import vector_norm
 
+from vision_server.engine.adapter_files import read_options, read_tensors, scale_of
 from vision_server.errors import CheckpointError
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
-# Options that would change what the matrices mean, and the values that leave them alone.
-_PLAIN: dict[str, tuple[object, ...]] = {
-    "modules_to_save": (None, []),
-    "bias": (None, "none"),
-    "use_dora": (None, False),
-    "lora_bias": (None, False),
-    "use_qalora": (None, False),
-    "trainable_token_indices": (None, [], {}),
-    "target_parameters": (None, []),
-    "alora_invocation_tokens": (None, []),
-}
+_PREFIX = "base_model.model."
+_WORDS = re.compile(r"(?:.*\.)?(?:shared|embed_tokens)\.weight")
+_ADDED = re.compile(
+    r"(?P<module>.+)\.(?:lora_(?P<side>[AB])(?:\.default)?\.weight"
+    r"|(?P<shift>lora_B)(?:\.default)?\.bias|(?P<magnitude>lora_magnitude_vector)(?:\.default)?(?:\.weight)?)"
+)
+_MOST_NAMED = 3
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A (r, in) and B (out, r); convolutions have their kernel's sides behind."""
+@dataclass
+class _Change:
+    """What becomes of one tensor of the checkpoint, in this order: `whole` takes its place; `a` (r, in) and `b` (out,
+    r), convolutions with their kernel's sides behind, are multiplied and added; `shift` (out,) is added; each output's
+    weights get the length `magnitude` (out,)."""
 
-    a: Tensor
-    b: Tensor
-    scale: float
+    whole: Tensor | None = None
+    sides: dict[str, Tensor] = field(default_factory=dict)
+    scale: float = 1.0
+    shift: Tensor | None = None
+    magnitude: Tensor | None = None
 
 
 class Adapter:
-    """The matrices by the key of the weights that they change."""
+    """The changes by the key of the tensor that they are for. Without any, it is an adapter that changes nothing."""
 
-    def __init__(self, pairs: dict[str, _Pair]) -> None:
-        self._pairs = pairs
+    def __init__(self, changes: dict[str, _Change] | None = None, file: str = "") -> None:
+        self._changes, self._file = changes or {}, file
 
     @classmethod
     def read(cls, directory: Path) -> Adapter:
-        """Raises CheckpointError, naming file and key, for what is missing, damaged or no LoRA."""
-        config = _read_config(directory / CONFIG_FILE)
-        sides = _read_matrices(directory / WEIGHTS_FILE)
-        modules = {module for module, _ in sides}
-        return cls({f"{module}.weight": _pair(module, sides, config) for module in sorted(modules)})
+        """Raises CheckpointError, naming file and key, for what is missing, damaged or not to be merged."""
+        options = read_options(directory)
+        file, state = read_tensors(directory)
+        changes: dict[str, _Change] = {}
+        for key, tensor in state.items():
+            _sort(key, tensor, changes, options, file)
+        for key, change in changes.items():
+            _check(key.removesuffix(".weight"), change, options, file)
+        return cls(changes, file)
 
     def check(self, known: Collection[str]) -> None:
-        """Raises CheckpointError when one of the modules is not among the `known` keys."""
-        for key in self._pairs:
-            if key not in known:
-                module = key.removesuffix(".weight")
-                raise CheckpointError(f"{WEIGHTS_FILE} changes a module that Florence-2 does not have: {module}.")
-
-    def merge(self, keys: Iterable[str], weights: Tensor) -> Tensor:
-        """`weights`, which have the names `keys`, with their matrices merged in float32; the same object if none."""
-        for key in keys:
-            if pair := self._pairs.get(key):
-                a, b = pair.a.float().flatten(1), pair.b.float().flatten(1)
-                if b.shape[0] != weights.shape[0] or a.shape[1] != math.prod(weights.shape[1:]):
-                    raise CheckpointError(
-                        f"{WEIGHTS_FILE}: the matrices of {key.removesuffix('.weight')} are for weights of "
-                        f"{b.shape[0]} x {a.shape[1]}, but the checkpoint's have the shape {list(weights.shape)}."
-                    )
-                delta = (b @ a).mul_(pair.scale).view(weights.shape)
-                return weights.float().add(delta.to(weights.device))
-        return weights
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"The adapter has no {CONFIG_FILE}.") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"The adapter's {CONFIG_FILE} cannot be read as JSON.") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise CheckpointError(f"The adapter's {CONFIG_FILE} does not describe LoRA (peft_type is not LORA).")
-    for name, plain in _PLAIN.items():
-        if config.get(name) not in plain:
+        """Raises CheckpointError, naming them, when there are changes of tensors that are not among the `known`."""
+        strangers = [key for key in self._changes if key not in known]
+        if strangers:
+            named, more = ", ".join(strangers[:_MOST_NAMED]), len(strangers) - _MOST_NAMED
             raise CheckpointError(
-                f"The adapter's {CONFIG_FILE} uses {name}, which cannot be merged here: merge it with peft, "
-                "and name the folder with the merged checkpoint as model."
+                f"{self._file} changes what this Florence-2 does not have: {named}{f' and {more} more' * (more > 0)}."
             )
-    return config
+
+    def merge(self, keys: Iterable[str], stored: Tensor) -> Tensor:
+        """`stored`, whose names are `keys`, changed, in float32; the same object where nothing is to be changed."""
+        for key in keys:
+            if change := self._changes.get(key):
+                return self._changed(key, change, stored)
+        return stored
+
+    def _changed(self, key: str, change: _Change, stored: Tensor) -> Tensor:
+        values = stored.float() if change.whole is None else change.whole.float()
+        self._fit(key, list(values.shape) or [1], stored)
+        outputs = (-1, *(1 for _ in values.shape[1:]))  # one number for each output, whatever is behind
+        if change.sides:
+            a, b = (change.sides[side].float().flatten(1) for side in "AB")
+            self._fit(key, [b.shape[0], a.shape[1]], stored)
+            values = values + (b @ a).mul_(change.scale).view(values.shape)
+        if change.shift is not None:
+            self._fit(key, [change.shift.numel()], stored)
+            values = values + change.shift.float() * change.scale
+        if change.magnitude is not None:
+            self._fit(key, [change.magnitude.numel(), math.prod(stored.shape[1:])], stored)
+            lengths = vector_norm(values.flatten(1), dim=1)
+            values = values * (change.magnitude.float().flatten() / lengths).view(outputs)
+        return values
+
+    def _fit(self, key: str, shape: list[int], stored: Tensor) -> None:
+        if shape[0] != stored.shape[0] or math.prod(shape) != stored.numel():
+            raise CheckpointError(
+                f"{self._file}: what it holds for {key.removesuffix('.weight')} is for weights of "
+                f"{' x '.join(map(str, shape))}, but the checkpoint's have the shape {list(stored.shape)}."
+            )
 
 
-def _read_matrices(path: Path) -> dict[tuple[str, str], Tensor]:
-    """(module, A or B) -> matrix"""
-    try:
-        state = load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"The adapter has no {WEIGHTS_FILE}.") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"The adapter's {WEIGHTS_FILE} is truncated or not a safetensors file.") from error
-    sides: dict[tuple[str, str], Tensor] = {}
-    for key, tensor in state.items():
-        match = _KEY.fullmatch(key)
-        if match is None or not tensor.is_floating_point() or tensor.dim() < 2:
-            raise CheckpointError(f"{WEIGHTS_FILE} has a key that is no matrix of LoRA: {key}.")
-        sides[match[1], match[2]] = tensor
-    if not sides:
-        raise CheckpointError(f"The adapter's {WEIGHTS_FILE} is empty.")
-    return sides
-
-
-def _pair(module: str, sides: dict[tuple[str, str], Tensor], config: dict[str, Any]) -> _Pair:
-    for side in "AB":
-        if (module, side) not in sides:
-            raise CheckpointError(f"{WEIGHTS_FILE} lacks the key base_model.model.{module}.lora_{side}.weight.")
-    a, b = sides[module, "A"], sides[module, "B"]
-    rank = _of_module(module, config, "r", "rank_pattern")
-    alpha = _of_module(module, config, "lora_alpha", "alpha_pattern")
-    if rank != a.shape[0] or rank != b.flatten(1).shape[1]:
+def _sort(key: str, tensor: Tensor, changes: dict[str, _Change], options: dict[str, Any], file: str) -> None:
+    """Put a tensor of the adapter's file where it belongs."""
+    if not key.startswith(_PREFIX):
+        raise CheckpointError(f"{file} has a key that no adapter of PEFT has: {key}.")
+    if "lora_embedding_" in key or _WORDS.fullmatch(key.replace(".base_layer.", ".")):
         raise CheckpointError(
-            f"{WEIGHTS_FILE}: the matrices of {module} have the shapes {list(a.shape)} and {list(b.shape)}, "
-            f"but {CONFIG_FILE} gives them the rank {rank:g}."
+            f"{file} changes an embedding, which cannot be merged here: {key.removeprefix(_PREFIX)}. "
+            "Train the adapter without it."
         )
-    return _Pair(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+    found = _ADDED.fullmatch(key, len(_PREFIX))
+    if found is None:
+        if ".lora_" in key:
+            raise CheckpointError(f"{file} has a key of a kind that cannot be merged here: {key}.")
+        # what PEFT wraps keeps its name one level below
+        changes.setdefault(key.removeprefix(_PREFIX).replace(".base_layer.", "."), _Change()).whole = tensor
+        return
+    module, side = found["module"], found["side"]
+    change = changes.setdefault(f"{module}.{'bias' if found['shift'] else 'weight'}", _Change())
+    change.scale = scale_of(module, options)[1]
+    if side:
+        change.sides[side] = tensor
+    elif found["shift"]:
+        change.shift = tensor
+    else:
+        change.magnitude = tensor
 
 
-def _of_module(module: str, config: dict[str, Any], name: str, pattern_name: str) -> float:
-    """The value for `module`: of the first pattern that matches its name's end, as in PEFT, else the common one."""
-    value = config.get(name)
-    try:
-        for pattern, own in (config.get(pattern_name) or {}).items():
-            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-                value = own
-                break
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 or name == "lora_alpha"):
-            raise TypeError
-    except (AttributeError, TypeError, re.error) as error:
-        raise CheckpointError(f"The adapter's {CONFIG_FILE}: {name} or {pattern_name} cannot be read.") from error
-    return float(value)
+def _check(module: str, change: _Change, options: dict[str, Any], file: str) -> None:
+    """Raises CheckpointError for matrices that are not a pair, or not of the rank that the options say."""
+    if not change.sides and change.magnitude is None:
+        return
+    for side in "AB":
+        if side not in change.sides:
+            raise CheckpointError(f"{file} lacks the key {_PREFIX}{module}.lora_{side}.weight.")
+    a, b = change.sides["A"], change.sides["B"]
+    rank = scale_of(module, options)[0]
+    if a.dim() < 2 or b.dim() < 2 or rank != a.shape[0] or rank != b.flatten(1).shape[1]:
+        why = " (a convolution in groups cannot be merged)" if a.dim() == b.dim() == 4 and rank == a.shape[0] else ""
+        raise CheckpointError(
+            f"{file}: the matrices of {module} have the shapes {list(a.shape)} and {list(b.shape)}, "
+            f"but the adapter's options give them the rank {rank:g}{why}."
+        )

@@ -6,6 +6,9 @@ to a beam's own past is a boolean ancestry table, so choosing new parents after 
 booleans in place of whole caches. The beams of a request are the query positions of one attention call over that
 request's keys. Cross-attention: keys and values once a request, read by all its beams.
 
+Where a plan keeps requests apart, each attends to what is its own, and gets the bits that it would get alone; else all
+do in one call, over as many keys as the longest of them has.
+
 The buffers never move: a step writes into them in place and can be captured as a CUDA graph. What no request uses is
 finite, since a masked key counts for nothing only if its value is a number (0 * NaN is NaN): it is zero, or what the
 step itself wrote for a slot that is not in use.
@@ -13,7 +16,11 @@ step itself wrote for a slot that is not in use.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vision_server.engine.policy import Extent, Plan
@@ -79,17 +86,16 @@ class DecoderCache:
         block = (size.rows, 1, size.width, size.width)
         at = positions_R1[:, :, None, None].expand(block)
         past.scatter_(1, at, (beams[:, None] == beams).expand(block))
-        visible = past.transpose(1, 2).reshape(size.rows, 1, size.width, size.span * size.width)
         real = None
-        if plan.padded:
+        if plan.padded and not plan.apart:
             real = torch.arange(size.sources, device=self._device) < self._sources[: size.rows]
         return CacheStep(
-            self._self[:, :, : size.rows].flatten(4, 5)[:, :, :, :, : size.span * size.width],
+            self._self[:, :, : size.rows, :, : size.span],
             self._cross[:, :, : size.rows, :, : size.sources],
             positions_R1[:, 0],
-            positions_R1 * size.width + beams,
-            self._additive(visible),
+            self._additive(past.transpose(1, 2)),
             None if real is None else self._additive(real[:, None, None, :]),
+            plan,
         )
 
     def _additive(self, visible: Tensor) -> Tensor:
@@ -104,32 +110,74 @@ class DecoderCache:
         past.copy_(past.gather(2, parents_RW[:, None, :, None].expand(past.shape)))
 
 
+def attention(q_RHWd: Tensor, keys_RHKd: Tensor, values_RHKd: Tensor, mask: Tensor | None) -> Tensor:
+    """`scaled_dot_product_attention` in its plain steps. Its flash kernel for the CPU has a scratch buffer a thread,
+    and a product's last bits follow from how that happens to lie; these products are the same on every thread."""
+    scores = torch.matmul(q_RHWd * q_RHWd.shape[-1] ** -0.5, keys_RHKd.transpose(-1, -2))
+    if mask is not None:
+        scores += mask
+    return torch.matmul(scores.softmax(dim=-1), values_RHKd)
+
+
+def _alike(apart: tuple[Extent, ...], size: Callable[[Extent], tuple[int, int]]) -> Iterator[tuple[slice, Extent]]:
+    """Neighbours of one size, which can attend in one call, and that size."""
+    for _, run in groupby(enumerate(apart), lambda numbered: size(numbered[1])):
+        (first, its), *others = run
+        yield slice(first, first + 1 + len(others)), its
+
+
+def _joined(parts: list[Tensor], width: int) -> Tensor:
+    """(r, H, w, d) of neighbours -> (R, H, W, d), zero for beams that a request does not have."""
+    if any(part.shape[2] < width for part in parts):
+        parts = [F.pad(part, (0, 0, 0, width - part.shape[2])) for part in parts]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
 class CacheStep:
     """What one step writes and reads: views of the buffers, made anew for every step."""
 
     def __init__(
         self,
-        own_L2RHKd: Tensor,
+        own_L2RHTWd: Tensor,
         cross_L2RHSd: Tensor,
         positions_R: Tensor,
-        columns_RW: Tensor,
-        mask: Tensor,
-        cross_mask: Tensor | None,
+        mask_RWTW: Tensor,
+        real: Tensor | None,
+        plan: Plan,
     ) -> None:
+        """`mask_RWTW` is zero where a beam may look, `real` (R, 1, 1, S) where a source is one, None where all are;
+        both are added to scores."""
         self.positions_R = positions_R
-        self._own, self._cross = own_L2RHKd, cross_L2RHSd
-        self._rows = torch.arange(len(positions_R), device=positions_R.device)[:, None]
-        self._columns, self._mask, self._cross_mask = columns_RW, mask, cross_mask
+        self._own, self._width = own_L2RHTWd, plan.extent.width
+        self._rows = torch.arange(len(positions_R), device=positions_R.device)
+        self._attention = attention if plan.apart else F.scaled_dot_product_attention
+        whole = [(slice(None), plan.extent)]
+        self._pasts = [
+            (
+                (rows, slice(None), slice(0, its.width)),
+                own_L2RHTWd[:, :, rows, :, : its.span, : its.width],
+                mask_RWTW[rows, : its.width, : its.span, : its.width].flatten(2)[:, None],
+            )
+            for rows, its in list(_alike(plan.apart, lambda its: (its.width, its.span))) or whole
+        ]
+        self._sources = [
+            ((rows, slice(None), slice(0, its.width)), cross_L2RHSd[:, :, rows, :, : its.sources], real)
+            for rows, its in list(_alike(plan.apart, lambda its: (its.width, its.sources))) or whole
+        ]
 
-    def extend(self, layer: int, new_2RHWd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Write this step's keys and values of a layer; returns all keys, all values (R, H, T*W, d) and the mask
-        (R, 1, W, T*W) to be added, zero where a beam may look."""
-        keys, values = own = self._own[layer]
-        own[:, self._rows, :, self._columns] = new_2RHWd.permute(1, 3, 0, 2, 4)
-        return keys, values, self._mask
+    def attend(self, layer: int, q_RHWd: Tensor, new_2RHWd: Tensor) -> Tensor:
+        """Write this step's keys and values of a layer; then every beam looks at its own past. (R, H, W, d)"""
+        self._own[layer][:, self._rows, :, self.positions_R] = new_2RHWd.transpose(0, 1)
+        parts = [
+            self._attention(q_RHWd[queries], own[layer, 0].flatten(2, 3), own[layer, 1].flatten(2, 3), mask)
+            for queries, own, mask in self._pasts
+        ]
+        return _joined(parts, self._width)
 
-    def cross(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values (R, H, S, d) of the encoder's states, and the mask (R, 1, 1, S) to be added; None where all
-        sources are real."""
-        keys, values = self._cross[layer]
-        return keys, values, self._cross_mask
+    def attend_sources(self, layer: int, q_RHWd: Tensor) -> Tensor:
+        """Every beam looks at the encoder's states of its request. (R, H, W, d)"""
+        parts = [
+            self._attention(q_RHWd[queries], cross[layer, 0], cross[layer, 1], real)
+            for queries, cross, real in self._sources
+        ]
+        return _joined(parts, self._width)

@@ -87,6 +87,9 @@ class Decoding:
     def _needed(self, slots: list[_Slot], width: int) -> Extent:
         return Extent(len(slots), width, max(slot.length for slot in slots), max(slot.sources for slot in slots))
 
+    def _own(self, slot: _Slot) -> Extent:
+        return Extent(1, slot.rules.num_beams, slot.length, slot.sources)
+
     def step(self) -> list[int]:
         """Advance every request by one token. Returns the slots known to be done: all that are, at the latest
         `check_every` steps later, and those at their limit at once. Raises torch.OutOfMemoryError."""
@@ -108,7 +111,8 @@ class Decoding:
         padded = any(slot.sources < needed.sources for slot in self._slots)
         if self._policy.rounded:
             needed, padded = needed.rounded(self._config.max_position_embeddings), True
-        return Plan(needed, padded, tuple(ngrams))
+        apart = tuple(map(self._own, self._slots)) if self._policy.apart else ()
+        return Plan(needed, padded, tuple(ngrams), apart)
 
     def _advance(self, plan: Plan) -> None:
         """The step itself: no value is read by the host, and nothing but the buffers is written."""

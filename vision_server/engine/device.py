@@ -49,3 +49,15 @@ def choose_linear(name: str, device: torch.device, dtype: torch.dtype) -> Conver
     if device.type == "cpu" and dtype != torch.float16 and works(PackedLinear, dtype):
         return PackedLinear
     return None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had too little memory, however it says so.
+
+    CUDA's own refusal comes as `torch.AcceleratorError` where torch's allocator was not asked, the CPU's as a plain
+    RuntimeError (c10/core/impl/alloc_cpu.cpp).
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    words = str(error)
+    return "CUDA error: out of memory" in words or "DefaultCPUAllocator" in words

@@ -93,7 +93,7 @@ def _open_one(path: Path) -> tuple[list[str], Getter]:
         return _windowed(path, _map_bin)
     except _NotAnArchive:
         # the format from before PyTorch 1.6 cannot be mapped; each tensor is forgotten once it is got
-        state = _load_bin(path, mmap=False)
+        state = load_bin(path, mmap=False)
         return list(state), state.pop
 
 
@@ -124,7 +124,7 @@ def _map_safetensors(path: Path) -> tuple[list[str], Getter]:
 
 
 def _map_bin(path: Path) -> tuple[list[str], Getter]:
-    state = _load_bin(path, mmap=True)
+    state = load_bin(path, mmap=True)
     return list(state), state.__getitem__
 
 
@@ -132,7 +132,8 @@ class _NotAnArchive(Exception):
     """A file that PyTorch cannot map, for its age or because it is broken."""
 
 
-def _load_bin(path: Path, mmap: bool) -> dict[str, Tensor]:
+def load_bin(path: Path, mmap: bool) -> dict[str, Tensor]:
+    """A file of PyTorch's own format, by key. Raises CheckpointError for one that holds more than tensors."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:

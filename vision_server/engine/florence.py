@@ -24,11 +24,12 @@ from vision_server.engine.adapter import Adapter
 from vision_server.engine.beam import Rules
 from vision_server.engine.config import PAD, Config, read_config
 from vision_server.engine.decoding import Decoding
-from vision_server.engine.device import INT8, choose_device, choose_dtype, choose_linear
+from vision_server.engine.device import INT8, choose_device, choose_dtype, choose_linear, is_out_of_memory
 from vision_server.engine.features import DEFAULT_BYTES, Features
 from vision_server.engine.graphs import graphs_for
 from vision_server.engine.linear import Int8Linear
 from vision_server.engine.network import Network
+from vision_server.engine.parts import Parts
 from vision_server.engine.policy import Policy, policy_for
 from vision_server.engine.preprocess import PromptTokenizer, normalise, to_rgb
 from vision_server.engine.weights import Progress, load_network
@@ -88,7 +89,7 @@ class Florence:
         """`policy` None takes the device's own."""
         self.network, self.config, self.tokenizer = network, config, tokenizer
         self._device, self._dtype = device, dtype
-        self._policy = policy or policy_for(device)
+        self._policy = policy or policy_for(device, dtype)
         self._decoding = Decoding(network.text, config.text, device, dtype, self._policy, graphs_for(device))
         self._features = Features(self._look, config.preprocess, feature_cache_bytes)
         self._tickets = count(1)
@@ -105,12 +106,14 @@ class Florence:
         adapter: Path | str | None = None,
         feature_cache_bytes: int = DEFAULT_BYTES,
         plain: bool = False,
+        parts: Parts | None = None,
     ) -> Florence:
         """Load a checkpoint directory. `device` is auto, cpu, cuda, cuda:N, mps or xpu; `dtype` is auto, float32,
         float16, bfloat16 or, on a CPU, int8. `progress` hears (phase, bytes done, bytes in all). `adapter` is a folder
         with a LoRA adapter of PEFT's, merged into the weights. `feature_cache_bytes` of device memory may hold the
         features of the last pictures, so that they are looked at only once; 0 for none. With `plain` the layers are
-        torch's own, whose weights can be read and changed; they answer the same, on a CPU later.
+        torch's own, whose weights can be read and changed; they answer the same, on a CPU later. `parts` of this
+        checkpoint, made ahead, save their making; they can be used once.
 
         Raises CheckpointError (files), BadOption (unknown device or dtype), OutOfMemory.
         """
@@ -120,11 +123,15 @@ class Florence:
         kind = choose_dtype(dtype, target)
         convert = None if plain else choose_linear(dtype, target, kind)
         lora = Adapter.read(Path(adapter)) if adapter is not None else None
+        ready = parts if parts and parts.fit(directory, config) else None
         with ThreadPoolExecutor(1, "tokenizer") as beside:  # it takes a tenth of a second, in which weights are copied
-            tokenizer = beside.submit(PromptTokenizer, directory)
+            tokenizer = beside.submit(lambda: ready.tokenizer if ready else PromptTokenizer(directory))
             try:
-                network = load_network(directory, config, target, kind, progress, lora, convert)
-            except torch.OutOfMemoryError as error:
+                empty = ready.network if ready else None
+                network = load_network(directory, config, target, kind, progress, lora, convert, empty)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise OutOfMemory("The device has too little free memory to load the model.") from error
         return cls(network, config, tokenizer.result(), target, kind, feature_cache_bytes)
 
@@ -220,7 +227,9 @@ class Florence:
                 self._admit(fresh)
                 del self._pending[: len(fresh)]
             done = self._decoding.step() if self._running else []
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self._decoding.release()
             raise OutOfMemory("The device ran out of memory.") from error
         finished = []

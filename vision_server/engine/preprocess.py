@@ -16,6 +16,8 @@ from vision_server.errors import CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"
 LOCATIONS = 1000
+ENDS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # BART's: bos, pad, eos, unk, mask
+IMAGE_TOKEN = "<image>"  # the native layout's, for the places of a picture in the text
 _TASK_TOKENS = (
     "<cap> </cap> <ncap> </ncap> <dcap> </dcap> <grounding> </grounding> <seg> </seg> <sep> <region_cap> </region_cap> "
     "<region_to_desciption> </region_to_desciption> <proposal> </proposal> <poly> </poly> <and>"
@@ -66,6 +68,16 @@ class PromptTokenizer:
         # a re-saved file may carry the padding or truncation of its training
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+
+    def add(self, token: str) -> int:
+        """The id of a token that is to be one; the next free one where it is not in the vocabulary."""
+        self._tokenizer.add_special_tokens([AddedToken(token, normalized=False)])
+        place: int | None = self._tokenizer.token_to_id(token)
+        assert place is not None, "it was added"
+        return place
+
+    def save(self, path: Path) -> None:
+        self._tokenizer.save(str(path))
 
     def encode(self, prompt: str) -> list[int]:
         return [BOS, *self._tokenizer.encode(prompt, add_special_tokens=False).ids, EOS]

@@ -8,6 +8,8 @@ row over the caches of `engine.cache`. Query, key and value are one matrix each 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from vision_server.engine.cache import CacheStep
 from vision_server.engine.config import TextConfig
 from vision_server.engine.linear import GeluLinear
+
+Attend = Callable[[Tensor], Tensor]  # queries (B, heads, T, d) -> what they find, of the same shape
 
 POSITION_OFFSET = 2  # BART's position tables keep two rows that are never used
 
@@ -56,10 +60,9 @@ class CrossAttention(nn.Module):
         """(2, B, heads, S, d); computed once a request and read at every step by all its beams."""
         return split_heads(self.kv(states_BSD), 2, self.heads)
 
-    def forward(self, x_BTD: Tensor, keys_BHSD: Tensor, values_BHSD: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, attend: Attend) -> Tensor:
         q = split_heads(self.q_proj(x_BTD), 1, self.heads)[0]
-        out = F.scaled_dot_product_attention(q, keys_BHSD, values_BHSD, mask)
-        y: Tensor = self.out_proj(merge_heads(out))
+        y: Tensor = self.out_proj(merge_heads(attend(q)))
         return y
 
 
@@ -91,18 +94,18 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x_BTD: Tensor, states_BSD: Tensor, mask: Tensor | None) -> Tensor:
         keys, values = self.encoder_attn.keys_values(states_BSD)
-        return self.finish(x_BTD, self.self_attn(x_BTD, causal=True), keys, values, mask)
+        attended = self.self_attn(x_BTD, causal=True)
+        return self.finish(x_BTD, attended, lambda q: F.scaled_dot_product_attention(q, keys, values, mask))
 
     def step(self, x_RWD: Tensor, cache: CacheStep, layer: int) -> Tensor:
         """One token a beam: R requests of W beams; the beams are the query positions of one attention call."""
         qkv = split_heads(self.self_attn.qkv(x_RWD), 3, self.self_attn.heads)
-        q, (keys, values, mask) = qkv[0], cache.extend(layer, qkv[1:])
-        attended = self.self_attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, keys, values, mask)))
-        return self.finish(x_RWD, attended, *cache.cross(layer))
+        attended = self.self_attn.out_proj(merge_heads(cache.attend(layer, qkv[0], qkv[1:])))
+        return self.finish(x_RWD, attended, partial(cache.attend_sources, layer))
 
-    def finish(self, x: Tensor, attended: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def finish(self, x: Tensor, attended: Tensor, attend_sources: Attend) -> Tensor:
         x = self.self_attn_layer_norm(x + attended)
-        x = self.encoder_attn_layer_norm(x + self.encoder_attn(x, keys, values, mask))
+        x = self.encoder_attn_layer_norm(x + self.encoder_attn(x, attend_sources))
         x = self.final_layer_norm(x + self.fc2(self.fc1(x)))
         return x
 

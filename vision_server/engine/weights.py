@@ -37,20 +37,27 @@ def load_network(
     progress: Progress | None = None,
     adapter: Adapter | None = None,
     convert: Convert | None = None,
+    network: Network | None = None,
 ) -> Network:
-    """Build the network and fill it from `directory`, an adapter merged in; `progress` hears ("weights", bytes done,
-    bytes in all). With `convert`, what it makes of a linear layer takes that one's place as soon as it is filled.
+    """Fill an empty network from `directory`, an adapter merged in; `progress` hears ("weights", bytes done, bytes in
+    all). With `convert`, what it makes of a linear layer takes that one's place as soon as it is filled. `network` is
+    what `empty_network` has made of `config`, if it was made already.
 
     Raises CheckpointError for a missing, truncated or foreign file and for every key that does not fit.
     """
-    adapter = adapter or Adapter({})
-    with torch.device("meta"), _WithoutInitialValues():
-        network = Network(config)
+    adapter = adapter or Adapter()
+    network = network or empty_network(config)
     room = _Room(network, device, dtype, convert is not None)
     with open_tensors(directory) as tensors, torch.no_grad():
         for name, tensor in _read(network, tensors, room, progress, adapter):
             _place(network, name, tensor, convert)
     return network.eval().requires_grad_(False)
+
+
+def empty_network(config: Config) -> Network:
+    """All layers and no values: on the meta device, where they take no memory."""
+    with torch.device("meta"), _WithoutInitialValues():
+        return Network(config)
 
 
 class _Room:
@@ -106,7 +113,8 @@ def _read(
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the network by its name. One that is to be converted may be overwritten by the next but one."""
     layout = layout_of(tensors.file_of)
-    adapter.check({key for name in network.state_dict() for names in _names_of_parts(name) for key in names})
+    every = {key for name in network.state_dict() for names in _names_of_parts(name) for key in names}
+    adapter.check(every - TRANSPOSED)  # no module of the original, so nothing that PEFT can have changed
     left = set(tensors.file_of)
     is_tied = keys_of(HEAD, layout)[0] not in tensors.file_of  # a stored head is kept: fine-tunes have one that differs
     bytes_done = 0
@@ -118,13 +126,16 @@ def _read(
         elif name == HEAD and is_tied:
             continue
         whole = room(name, target.shape)
+        head = whole
         for key, part, names in zip(keys, whole.chunk(len(keys)), _names_of_parts(name), strict=True):
             source = _source(tensors, key, list(part.shape))
             part.copy_(adapter.merge(names, source))
             bytes_done += source.nbytes
+            if name == SHARED and is_tied and (own := adapter.merge(_names_of_parts(HEAD)[0], source)) is not source:
+                head = own.to(whole.device, whole.dtype)  # with an adapter of its own it is tied no longer
         yield name, whole
         if name == SHARED and is_tied:
-            yield HEAD, adapter.merge(_names_of_parts(HEAD)[0], whole).to(whole.dtype)
+            yield HEAD, head
         left.difference_update(keys)
         if progress:
             progress("weights", bytes_done, tensors.nbytes)
@@ -155,14 +166,23 @@ def _source(tensors: Tensors, key: str, shape: list[int]) -> Tensor:
     return tensor
 
 
-def native_state(network: Network) -> Iterator[tuple[str, Tensor]]:
-    """The network's tensors under the native layout's names; a head that is the shared embedding is left out."""
-    tied = network.text.lm_head.weight.data_ptr() == network.text.shared.weight.data_ptr()
+def is_tied(network: Network) -> bool:
+    return network.text.lm_head.weight.data_ptr() == network.text.shared.weight.data_ptr()
+
+
+def state_in(network: Network, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    """The network's tensors under the layout's names; a head that is the shared embedding is left out."""
     for name, tensor in network.state_dict().items():
-        if name == HEAD and tied:
+        if name == HEAD and is_tied(network):
             continue
-        keys = keys_of(name, Layout.NATIVE)
-        yield from zip(keys, tensor.chunk(len(keys)), strict=True)
+        keys = keys_of(name, layout)
+        for key, part in zip(keys, tensor.detach().chunk(len(keys)), strict=True):
+            yield key, part.T if key in TRANSPOSED else part
+
+
+def native_state(network: Network) -> Iterator[tuple[str, Tensor]]:
+    """The same under the native layout's names, which are transformers'."""
+    return state_in(network, Layout.NATIVE)
 
 
 def save_network(network: Network, directory: Path, dtype: torch.dtype) -> None:
