@@ -1,9 +1,11 @@
 """A worker process without a model: speaks the protocol, answers at once and always the same, misbehaves on command.
 
-`python -m tests.fake_worker [--load HOW] [--slots N] [--once FILE] [--gate FILE] [--only MODEL]`. HOW says what loading
-does: ok, fail, oom, crash, garbage, stall, exit0, kill, slow (progress, until the file in --gate exists), download (the
-same in that phase). With --once the misbehaviour of the load happens only while FILE does not exist, with --only it is
-that of one model. A request's `text` says what running it does:
+`python -m tests.fake_worker [--load HOW] [--slots N] [--once FILE] [--gate FILE] [--only MODEL] [--tally FILE]
+[--step BYTES]`. HOW
+says what loading does: ok, fail, oom, crash, garbage, stall, exit0, kill, slow (progress, until the file in --gate
+exists), download (the same in that phase, --step at a time). With --once the misbehaviour of the load happens only
+while FILE does not exist, with --only it is that of one model. --tally gets a byte for every picture that is sent. A
+request's `text` says what running it does:
 
     ""           answers          crash    dies by SIGABRT       exit0   ends with 0
     hang         goes silent      garbage  writes junk           half    writes half a frame and dies
@@ -13,6 +15,7 @@ that of one model. A request's `text` says what running it does:
     located      answers with two phrases in places, the first of which its checkpoint would leave out of grounding
     kill         kills itself with SIGKILL, as somebody outside would
     child        starts a process of its own (its pid goes to the file named by the image), then never answers
+    stray        the same, but the process leads a session of its own, where its parent has left it
     once:F:HOW   does HOW while F does not exist, creates it first
 """
 
@@ -35,6 +38,7 @@ from vision_server.worker.protocol import (
     Cancel,
     Decoder,
     Done,
+    Expect,
     Failed,
     Frame,
     Hello,
@@ -115,7 +119,7 @@ def load(arguments: argparse.Namespace, model: str) -> None:
         done = 0
         while not arguments.gate.exists():
             done += 1
-            say(Progress("weights", done, 0) if how == "slow" else Progress("download", done * 1000, 1 << 30))
+            say(Progress("weights", done, 0) if how == "slow" else Progress("download", done * arguments.step, 1 << 30))
             time.sleep(0.02)
     elif how != "ok" and first_time(arguments.once):
         if how in ("fail", "oom"):
@@ -126,7 +130,7 @@ def load(arguments: argparse.Namespace, model: str) -> None:
     say(Ready(model, "cpu", "float32", arguments.slots))
 
 
-def serve(inbox: queue.SimpleQueue[Frame], model: str) -> None:
+def serve(inbox: queue.SimpleQueue[Frame], model: str, tally: Path | None) -> None:
     held: dict[int, Run] = {}
     while True:
         try:
@@ -138,6 +142,9 @@ def serve(inbox: queue.SimpleQueue[Frame], model: str) -> None:
                 if frame.text == "model":
                     frame = replace(frame, text=model)
                 held[frame.id] = frame
+                if tally is not None:
+                    with tally.open("ab") as file:
+                        file.write(b"1")
                 begin(frame)
             elif isinstance(frame, Cancel) and frame.id in held:
                 del held[frame.id]
@@ -155,6 +162,10 @@ def begin(run: Run) -> None:
     elif run.text == "child":
         started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path(os.fsdecode(run.image)).write_text(str(started.pid))
+    elif run.text == "stray":
+        code = "import os, sys, time; os.fork() and os._exit(0); os.setsid(); "
+        code += "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+        subprocess.run([sys.executable, "-c", code, run.image], check=True)
     else:
         misbehave(run.text)
 
@@ -162,7 +173,7 @@ def begin(run: Run) -> None:
 def is_due(run: Run) -> bool:
     if run.text.startswith("gate:"):
         return Path(run.text.removeprefix("gate:")).exists()
-    return run.text not in ("hold", "child")
+    return run.text not in ("hold", "child", "stray")
 
 
 def main() -> None:
@@ -172,13 +183,16 @@ def main() -> None:
     parser.add_argument("--once", type=Path)
     parser.add_argument("--gate", type=Path)
     parser.add_argument("--only")
+    parser.add_argument("--tally", type=Path)
+    parser.add_argument("--step", type=int, default=1000)
     arguments = parser.parse_args()
     inbox: queue.SimpleQueue[Frame] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(inbox,), daemon=True).start()
-    hello = inbox.get()
+    while isinstance(hello := inbox.get(), Expect):
+        pass
     assert isinstance(hello, Hello)
     load(arguments, hello.model)
-    serve(inbox, hello.model)
+    serve(inbox, hello.model, arguments.tally)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.test_jobs import TOY, WAIT_S, ask, finished, opened, opened_two, request, until
+from tests.queueing import TOY, WAIT_S, ask, finished, opened, opened_two, request, until
 from vision_server.errors import CannotServe, LoadFailed
 from vision_server.jobs import Hello, Model, Queue, open_queue
 
@@ -73,8 +73,8 @@ async def test_draining_ends_it_and_no_other_comes() -> None:
         with queue.expect():
             await asyncio.sleep(0)
         assert children() == set()
-        with pytest.raises(CannotServe):
-            queue.check_admission()
+        with pytest.raises(CannotServe), queue.admit(0):
+            pass
 
 
 async def test_a_spare_that_was_killed_while_it_became_the_worker_costs_nobody_anything() -> None:

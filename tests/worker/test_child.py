@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import queue as queues
@@ -24,6 +25,7 @@ from vision_server.errors import BadImage, BadInput, CheckpointError, LoadFailed
 from vision_server.jobs import Model, Options, Outcome, Queue, Request, open_queue
 from vision_server.worker import child
 from vision_server.worker.child import auto_slots
+from vision_server.worker.imports import Imports
 from vision_server.worker.protocol import Cancel, Decoder, Done, Failed, Frame, Hello, Progress, Ready, Run, encode
 
 WAIT_S = 60
@@ -109,7 +111,8 @@ async def test_killed_while_it_generates_the_caption_still_arrives(queue: Queue,
     assert pid is not None
     asked = await suspended_with_a_long_one(queue, pid)
     os.kill(pid, how)
-    os.kill(pid, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):  # one that is suspended can be killed, but not be ended otherwise
+        os.kill(pid, signal.SIGCONT)
     outcome = await asyncio.wait_for(asked, WAIT_S)
     assert outcome.text == quiet.text
     status = queue.status()
@@ -236,7 +239,7 @@ def test_features_of_pictures_are_kept_as_hello_says(checkpoint: Path, kept_byte
     inbox: queues.SimpleQueue[Any] = queues.SimpleQueue()
     said: list[Frame] = []
     hello = Hello(str(checkpoint), "toy", "cpu", threads=1, max_batch=1, feature_cache_bytes=kept_bytes)
-    stepper = child._load(hello, inbox, said.append, child.Imports())
+    stepper = child._load(hello, inbox, said.append, Imports())
     for run_id in (1, 2):
         asked = run(run_id, Options(max_new_tokens=5))
         for item in (asked, stepper.prepare(asked)):
@@ -338,7 +341,7 @@ def test_torch_uses_as_many_threads_as_it_is_told_or_as_there_are_cores(
     monkeypatch.setattr(torch, "set_num_threads", used.append)
     monkeypatch.setattr(child, "usable_cores", lambda: 7)
     for threads in (None, 3):
-        child._load(Hello(str(checkpoint), "toy", "cpu", threads=threads), queues.SimpleQueue(), print, child.Imports())
+        child._load(Hello(str(checkpoint), "toy", "cpu", threads=threads), queues.SimpleQueue(), print, Imports())
     assert used == [7, 3]
 
 

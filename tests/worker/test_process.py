@@ -122,30 +122,48 @@ async def test_our_own_kill_is_not_from_outside() -> None:
     assert ear.end == Exit(-signal.SIGKILL, False)
 
 
-async def test_the_whole_tree_is_killed(tmp_path: Path) -> None:
+async def with_family(tmp_path: Path, how: str) -> tuple[Child, Ear, psutil.Process]:
+    """A worker that has started a process of its own, which is the last of these."""
     note = tmp_path / "grandchild"
     child, ear = await start()
-    child.send(run("child", os.fsencode(note)))
+    child.send(run(how, os.fsencode(note)))
     while not (note.exists() and note.read_text()):
         ear.frames.clear()
         await ear.until(Progress)
-    grandchild = psutil.Process(int(note.read_text()))
+    return child, ear, psutil.Process(int(note.read_text()))
+
+
+@pytest.mark.parametrize("how", ["child", "stray"])
+async def test_the_whole_tree_is_killed(tmp_path: Path, how: str) -> None:
+    child, ear, grandchild = await with_family(tmp_path, how)
     child.kill_tree()
     await ear.until()
     assert await asyncio.to_thread(_gone, grandchild)
 
 
-async def test_what_a_dead_worker_started_does_not_outlive_it(tmp_path: Path) -> None:
-    note = tmp_path / "grandchild"
-    child, ear = await start()
-    child.send(run("child", os.fsencode(note)))
-    while not (note.exists() and note.read_text()):
-        ear.frames.clear()
-        await ear.until(Progress)
-    grandchild = psutil.Process(int(note.read_text()))
-    os.kill(child.pid, signal.SIGKILL)
+@pytest.mark.parametrize("how", ["child", "stray"])
+@pytest.mark.parametrize("end", [signal.SIGKILL, Stop()])
+async def test_what_a_dead_worker_started_does_not_outlive_it(tmp_path: Path, how: str, end: int | Stop) -> None:
+    child, ear, grandchild = await with_family(tmp_path, how)
+    if isinstance(end, Stop):
+        child.send(end)
+    else:
+        os.kill(child.pid, end)
     await ear.until()
-    assert ear.end == Exit(-signal.SIGKILL, True)
+    assert ear.end == (Exit(0, False) if isinstance(end, Stop) else Exit(-signal.SIGKILL, True))
+    assert await asyncio.to_thread(_gone, grandchild)
+
+
+async def test_another_workers_family_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    child, ear, grandchild = await with_family(tmp_path / "a", "stray")
+    other, others_ear, _ = await with_family(tmp_path / "b", "stray")
+    other.kill_tree()
+    await others_ear.until()
+    assert grandchild.is_running()
+    child.kill_tree()
+    await ear.until()
     assert await asyncio.to_thread(_gone, grandchild)
 
 

@@ -59,6 +59,71 @@ def test_queue_and_load_time_are_told_apart() -> None:
     assert late.sent_s - late.arrived_s - late.load_s == pytest.approx(4)
 
 
+class TestRoom:
+    def full(self, world: World, offered: int = 8) -> int:
+        """A worker is loaded, asked for more than it can take, and answers; how many it was given at once."""
+        world.submit(run=False)
+        world.advance(5)
+        world.ready(offered)
+        jobs = [world.submit() for _ in range(10)]
+        given = len(world.running)
+        for job in jobs:
+            world.done(job)
+        return given
+
+    def release(self, world: World) -> None:
+        world.unload()
+        world.die(ENDED)
+
+    def test_the_next_worker_takes_as_many_as_the_last_one_had_room_for_and_then_twice_as_many(self) -> None:
+        world = ready_world(slots=8)
+        world.ready(slots=2)
+        given = []
+        for _ in range(4):
+            self.release(world)
+            given.append(self.full(world))
+        assert given == [2, 4, 8, 8]
+
+    def test_one_that_runs_out_of_memory_again_is_followed_by_one_with_as_few(self) -> None:
+        world = ready_world(slots=8)
+        world.ready(slots=4)
+        self.release(world)
+        assert self.full(world) == 4
+        self.release(world)
+        assert self.full(world) == 8
+        world.ready(slots=4)
+        for job in [world.submit() for _ in range(9)]:
+            world.done(job)
+        self.release(world)
+        assert self.full(world) == 4
+
+    def test_one_that_never_had_so_many_proves_nothing(self) -> None:
+        world = ready_world(slots=8)
+        world.ready(slots=4)
+        for end in (None, CRASH, None):
+            if end:
+                world.die(end)
+            else:
+                self.release(world)
+            world.submit(run=False)
+            world.advance(5)
+            world.ready(slots=8)
+            world.done(world.submit())
+        self.release(world)
+        assert self.full(world) == 4
+
+    def test_a_worker_that_is_ready_when_it_is_to_leave_already_says_nothing_about_room(self) -> None:
+        world = ready_world(slots=8)
+        world.ready(slots=2)
+        self.release(world)
+        world.withdraw(world.submit())
+        world.unload()
+        assert world.stopping
+        world.ready(slots=8)
+        world.die(ENDED)
+        assert self.full(world) == 2
+
+
 class TestBlame:
     def test_who_is_alone_at_two_deaths_has_caused_them(self) -> None:
         world = ready_world()

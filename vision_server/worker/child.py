@@ -14,11 +14,13 @@ It has no listening port, no settings of its own (Hello brings them) and no stat
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -30,8 +32,23 @@ from typing import NoReturn
 
 from .. import log as logs
 from ..errors import LoadFailed, VisionError
-from .decode import register_formats
-from .protocol import LOAD, Cancel, Decoder, Failed, Frame, Hello, Progress, ProtocolError, Ready, Run, Stop, encode
+from . import ahead
+from .imports import Imports
+from .protocol import (
+    LOAD,
+    Cancel,
+    Decoder,
+    Expect,
+    Failed,
+    Frame,
+    Hello,
+    Progress,
+    ProtocolError,
+    Ready,
+    Run,
+    Stop,
+    encode,
+)
 from .resources import free_memory_bytes, usable_cores
 from .stepper import Inbox, Prepared, Stepper, prepare
 
@@ -40,7 +57,7 @@ log = logging.getLogger(__name__)
 _READ_BYTES = 1 << 20
 _REPORT_EVERY_S = 0.05
 _MOST_GPU_SLOTS, _MOST_CPU_SLOTS = 64, 8
-_WEIGHTS = ("*.safetensors", "*.bin")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Report = Callable[[str, int, int], None]
 
@@ -82,17 +99,24 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.hello: queue.SimpleQueue[Hello] = queue.SimpleQueue()
+        self.expected: Path | None = None
         self.runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self.inbox: Inbox = queue.SimpleQueue()
 
     def put(self, frame: Frame) -> None:
         if isinstance(frame, Hello):
             self.hello.put(frame)
+        elif isinstance(frame, Expect):
+            self.expected = Path(frame.directory)
         elif isinstance(frame, Run):
             self.inbox.put(frame)
             self.runs.put(frame)
         elif isinstance(frame, Cancel):
             self.inbox.put(frame)
+
+    def likely(self) -> Path | None:
+        """Where the model lies that may be asked for; None once it is known, or when nobody has said."""
+        return self.expected if self.hello.empty() else None
 
     def read(self, pipe: Pipe) -> None:
         """The reader thread. The end of the stream is the end of the daemon, and there is nothing to do without it."""
@@ -114,24 +138,6 @@ class Mailbox:
             self.inbox.put(prepare(self.runs.get()))
 
 
-class Imports:
-    """What every model needs, imported by a thread of its own from the beginning."""
-
-    def __init__(self) -> None:
-        self._engine_is_there = threading.Event()
-        threading.Thread(target=self._import, name="imports", daemon=True).start()
-
-    def _import(self) -> None:
-        with contextlib.suppress(Exception):  # the load will meet it again, and can tell the daemon
-            from .. import engine  # noqa: F401  and torch with it
-        self._engine_is_there.set()
-        register_formats()
-
-    def wait(self) -> None:
-        """Until torch and the engine are imported."""
-        self._engine_is_there.wait()
-
-
 def main() -> None:
     """Serve until the daemon says Stop or is gone."""
     gc.disable()  # looking through torch's modules for garbage, again and again, takes a fifth of their import
@@ -139,7 +145,8 @@ def main() -> None:
     faulthandler.enable()
     logs.setup(form="json")
     threading.Thread(target=mailbox.read, args=(pipe,), name="reader", daemon=True).start()
-    imports = Imports()
+    imports = Imports(mailbox.likely)
+    _end_with_daemon()
     hello = mailbox.hello.get()
     logs.setup(hello.log_level, "json")
     try:
@@ -162,6 +169,14 @@ def main() -> None:
     _end(pipe)
 
 
+def _end_with_daemon() -> None:
+    """Have Linux end this process when the daemon's is gone: one that is suspended, or caught in a driver, cannot see
+    the end of its input."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _end(pipe: Pipe, last_words: Failed | None = None) -> NoReturn:
     """Leave at once: an orderly exit of the interpreter waits for threads and for libraries that may be broken."""
     if last_words is not None:
@@ -172,17 +187,27 @@ def _end(pipe: Pipe, last_words: Failed | None = None) -> NoReturn:
 
 def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None], imports: Imports) -> Stepper:
     say(Progress("import"))
-    if hello.directory is not None:
-        _read_ahead(Path(hello.directory))
+    heap = ahead.begin(Path(hello.directory), hello.device, hello.dtype) if hello.directory else None
     imports.wait()
     directory = _files(hello, _reporter(say))
+    if hello.directory is None:
+        heap = ahead.begin(directory, hello.device, hello.dtype)
     import torch
 
     from ..engine import Florence, Options
 
-    torch.set_num_threads(hello.threads or usable_cores())
+    threads = hello.threads or usable_cores()
+    torch.set_num_threads(threads)
+    if heap is not None:
+        heap.finish(threads)
     engine = Florence.load(
-        directory, hello.device, hello.dtype, _reporter(say), hello.adapter, hello.feature_cache_bytes
+        directory,
+        hello.device,
+        hello.dtype,
+        _reporter(say),
+        hello.adapter,
+        hello.feature_cache_bytes,
+        parts=imports.parts,
     )
     cuda = torch.cuda if engine.device.startswith("cuda") else None
 
@@ -211,14 +236,6 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None], imports: Imp
         release=release,
         banned=engine.config.banned_grounding_tokens,
     )
-
-
-def _read_ahead(directory: Path) -> None:
-    """Have the system read the weights from the disk while torch is being imported."""
-    if sys.platform == "linux":
-        for path in (path for pattern in _WEIGHTS for path in directory.glob(pattern)):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _files(hello: Hello, report: Report) -> Path:

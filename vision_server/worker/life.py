@@ -7,6 +7,7 @@ through `Effects`.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -76,14 +77,25 @@ class Life:
         self.ready: Ready | None = None
         self.progress: Progress | None = None
         self.transfer: Transfer | None = None  # the download that goes on now
-        self.loads = self.unloads = self.restarts = 0
+        self.loads = 0
+        self.loading_s = 0.0  # of all loads together
         self.last_load_s: float | None = None
+        self.unloads_by: Counter[str] = Counter()  # idle, unload, shutdown, swap
+        self.restarts_by: Counter[str] = Counter()  # hang, stall, garbage, or as `Exit.kind`
         self.started_s = self.advance_s = 0.0
         self._limits = limits
         self._effects = effects
         self._because = ""  # of the ending
         self._kill_at_s = _NEVER
         self._suspended = False  # by others, when it was killed for its silence
+
+    @property
+    def unloads(self) -> int:
+        return sum(self.unloads_by.values())
+
+    @property
+    def restarts(self) -> int:
+        return sum(self.restarts_by.values())
 
     @property
     def slots(self) -> int:
@@ -148,6 +160,7 @@ class Life:
             self.progress = self.transfer = None
             self.loads += 1
             self.last_load_s = now - self.started_s
+            self.loading_s += self.last_load_s
             log.info("model %s is ready on %s after %.1f s", ready.model, ready.device, self.last_load_s)
         return loaded
 
@@ -156,9 +169,10 @@ class Life:
         was_ready, because = self.ready is not None, self._because
         self._clear()
         if because in _ASKED_FOR:
-            self.unloads += was_ready
+            if was_ready:
+                self.unloads_by[because] += 1
             return None
-        self.restarts += 1
+        self.restarts_by[because or end.kind] += 1
         return Death(because or str(end), was_ready, end.from_outside or self._suspended)
 
     def spawn_failed(self) -> None:

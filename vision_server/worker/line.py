@@ -12,7 +12,10 @@ is nobody's fault, up to a point: the kernel's memory killer sends the same sign
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
+from itertools import chain, takewhile
 
 from .lane import AT_ONCE, Job, Lane
 
@@ -24,15 +27,16 @@ MAX_BACKOFF_S = 5.0
 class Line:
     """Every job that is not answered yet, and every one the worker still holds.
 
-    `alive` has the unanswered ones in order of arrival, which is the order of their deadlines too. A job that was
-    answered while the worker held it (cancelled, too late) stays in `held` until the worker lets go of it. `last_id`,
-    where it is given, means that the jobs after it wait for something else.
+    `alive` has the unanswered ones in order of arrival, `_deadlines` in the order of their deadlines, with their ids. A
+    job that was answered while the worker held it (cancelled, too late) stays in `held` until the worker lets go of it.
+    `last_id`, where it is given, means that the jobs after it wait for something else.
     """
 
     def __init__(self, models: Iterable[str]) -> None:
         self.alive: dict[int, Job] = {}
         self.held: dict[int, Job] = {}
         self.lanes = {model: Lane() for model in models}
+        self._deadlines: list[tuple[float, int]] = []
 
     @property
     def depth(self) -> int:
@@ -43,12 +47,24 @@ class Line:
         """How many were never sent."""
         return sum(len(lane.waiting) for lane in self.lanes.values())
 
+    @property
+    def loaders(self) -> int:
+        """How many only want their model."""
+        return sum(len(lane.loaders) for lane in self.lanes.values())
+
+    def in_order(self) -> Iterator[Job]:
+        """Those who wait to be sent, in order of arrival, the retried first."""
+        lanes = self.lanes.values()
+        suspects, waiting = (lane.suspects for lane in lanes), (lane.waiting for lane in lanes)
+        return chain(*(merge(*queues, key=lambda job: job.id) for queues in (suspects, waiting)))
+
     def add(self, job: Job) -> None:
         """Put a job at the end; one without a Run has nothing to send and only waits for the model."""
         lane = self.lanes[job.model]
         if lane.start_at_s is not None:
             job.backoff_s = max(0.0, lane.start_at_s - job.arrived_s)  # it shares what is left of it
         self.alive[job.id] = job
+        insort(self._deadlines, (job.deadline_s, job.id))
         lane.add(job)
 
     def next(self, model: str, slots: int, last_id: int | None = None) -> Job | None:
@@ -95,6 +111,7 @@ class Line:
         """Take an unanswered job out, wherever it waits. A held one keeps its slot until `released`."""
         job.answered = True
         del self.alive[job.id]
+        del self._deadlines[bisect_left(self._deadlines, (job.deadline_s, job.id))]
         self.lanes[job.model].remove(job)
 
     def released(self, job_id: int) -> Job | None:
@@ -118,15 +135,10 @@ class Line:
 
     def expired(self, now: float) -> list[Job]:
         """The unanswered jobs whose deadline has passed."""
-        late = []
-        for job in self.alive.values():
-            if job.deadline_s > now:
-                break
-            late.append(job)
-        return late
+        return [self.alive[job_id] for _, job_id in takewhile(lambda one: one[0] <= now, self._deadlines)]
 
     def next_deadline_s(self) -> float | None:
-        return next((job.deadline_s for job in self.alive.values()), None)
+        return self._deadlines[0][0] if self._deadlines else None
 
     def next_start(self) -> tuple[float, str] | None:
         """When the next model that is held back may be started, and which one that is."""
@@ -137,6 +149,7 @@ class Line:
         """Time between `since` and now does not count against anybody's deadline."""
         for job in self.alive.values():
             job.deadline_s += now - max(since, job.arrived_s)
+        self._deadlines = sorted((job.deadline_s, job.id) for job in self.alive.values())
 
     def hold_back(self, now: float, present: str | None, not_before_s: Callable[[str], float]) -> None:
         """Say of each model from when on it may be started. `present` is the one that has a process already."""

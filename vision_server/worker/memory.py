@@ -1,7 +1,7 @@
 """How much GPU memory is in use on this machine, asked of the driver through nvidia-ml-py where that is installed.
 
-Only for the log, around a load and an unload. NVML opens no CUDA context, so the daemon stays off the GPU's list of
-processes.
+For the log, around a load and an unload, and so that the next worker starts when the memory of the last one is back.
+NVML opens no CUDA context, so the daemon stays off the GPU's list of processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import time
 from typing import Any
 
-_PATIENCE_S = 5.0  # the driver gives a dead process's memory back within a second or two
+_PATIENCE_S = 2.0  # the driver gives a dead process's memory back within a second; more is what others have taken
 _HUNG_S = 2 * _PATIENCE_S  # a driver in trouble may never answer; nobody waits for its figures
 _NOISE_BYTES = 64 << 20
 
@@ -30,7 +30,7 @@ async def used_bytes(back_to: int | None = None) -> int | None:
 def _used_bytes(back_to: int | None) -> int | None:
     try:
         nvml: Any = importlib.import_module("pynvml")
-    except ImportError:
+    except Exception:  # not there, or a broken one
         return None
     try:
         nvml.nvmlInit()

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,10 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _MAX_LINE_BYTES = 16_384  # a native library that writes without newlines must not fill our memory
 # glibc gives large blocks back to the system and asks for them again, zeroed page by page: on the CPU some hundred
 # thousand page faults a picture. A worker keeps what it needs again; its end gives back everything. Others ignore it.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
+# In the environment of a worker and of all that it starts: a process that has left its session is known by it.
+_MARK = "VISION_WORKER_TREE"
+_MARKED_ROUNDS = 5  # one may have started another while it was looked for
 _PIPE_BYTES = 1 << 20  # the most that Linux gives everybody
 _PIPE_GRACE_S = 1.0  # a process that outlived its parent and its group may hold the pipes; nobody waits for it
 # Where this package lies: `-m` looks for modules in the working directory first, and the worker must be our own code.
@@ -48,11 +52,16 @@ class Exit:
     returncode: int
     from_outside: bool
 
-    def __str__(self) -> str:
+    @property
+    def kind(self) -> str:
+        """One of few words: the name of the signal that ended it, or "exit" whatever the code was."""
         if self.returncode < 0:
             with contextlib.suppress(ValueError):
-                return f"signal {signal.Signals(-self.returncode).name}"
-        return f"exit code {self.returncode}"
+                return signal.Signals(-self.returncode).name
+        return "exit"
+
+    def __str__(self) -> str:
+        return f"exit code {self.returncode}" if self.kind == "exit" else f"signal {self.kind}"
 
 
 class Listener(Protocol):
@@ -82,6 +91,7 @@ class Child(asyncio.SubprocessProtocol):
         self._killed = False
         self._input: asyncio.WriteTransport | None = None
         self._last_call: asyncio.TimerHandle | None = None
+        self.mark = uuid.uuid4().hex
         self.pid = 0
 
     async def open_input(self) -> int:
@@ -117,11 +127,11 @@ class Child(asyncio.SubprocessProtocol):
 
     def kill_tree(self) -> None:
         """End the process and all it started, at once. Returns before they are gone; `on_end` tells."""
-        again, self._killed = self._killed, True
+        self._killed = True
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
             family = psutil.Process(self.pid).children(recursive=True)
-        if not again and self._transport.get_returncode() is None:  # a second time it would take the exit code away
+        if sys.platform == "win32":
             with contextlib.suppress(ProcessLookupError):
                 self._transport.kill()
         self._kill_group()
@@ -158,6 +168,7 @@ class Child(asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         self._kill_group()
+        self._kill_marked()
         self._last_call = asyncio.get_running_loop().call_later(_PIPE_GRACE_S, self._close_pipes)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -184,15 +195,37 @@ class Child(asyncio.SubprocessProtocol):
             self.listener.on_line(self, text)
 
     def _kill_group(self) -> None:
-        if sys.platform != "win32":  # the worker leads its own group, so this never reaches us
+        # The worker leads its own group, so this reaches it and never us. The transport's `kill` would look first
+        # whether it is gone, and take its exit code away.
+        if sys.platform != "win32":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def _kill_marked(self) -> None:
+        """What has left the group and lost its parent, so that no kinship leads to it. Linux only."""
+        for _ in range(_MARKED_ROUNDS):
+            if not (marked := _processes_with(self.mark)):
+                return
+            for pid in marked:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _close_pipes(self) -> None:
         self.close_input()
         for fd in (_STDIN, _STDOUT, _STDERR):
             if (pipe := self._transport.get_pipe_transport(fd)) is not None:
                 pipe.close()
+
+
+def _processes_with(mark: str) -> list[int]:
+    """The processes that were started with `mark` in their environment; those that cannot be looked at are others'."""
+    found = []
+    for process in Path("/proc").iterdir() if sys.platform == "linux" else ():
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(process.name)
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append(pid)
+    return found
 
 
 async def spawn(command: Sequence[str], listener: Listener) -> Child:
@@ -208,7 +241,7 @@ async def spawn(command: Sequence[str], listener: Listener) -> Child:
             *command,
             stdin=stdin,
             cwd=_HOME,
-            env=KEEP_MEMORY | os.environ,
+            env=KEEP_MEMORY | os.environ | {_MARK: child.mark},
             start_new_session=sys.platform != "win32",
             creationflags=_FLAGS,
         )

@@ -1,7 +1,8 @@
 """What the daemon and its worker say to each other, and how it is framed. Bytes in, values out: no I/O, no state.
 
     daemon                                   worker (child)
-      | -- Hello(checkpoint, device, ...) ----> |  once, first
+      | -- Expect(directory) -----------------> |  to one that is started ahead: what may be asked of it
+      | -- Hello(checkpoint, device, ...) ----> |  once
       | <-- Progress(phase, done, total) ------ |  while importing and loading: each one is an advance
       | <-- Ready(device, dtype, slots, ...) -- |  loaded; again whenever `slots` changes
       |          or Failed(0, code, message)    |  the load failed; the worker ends
@@ -82,6 +83,13 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class Expect:
+    """The Hello that comes, if one does, will probably name this directory."""
+
+    directory: str
+
+
+@dataclass(frozen=True)
 class Ready:
     """Loaded. `slots` is how many requests the worker takes at once; `memory_bytes` is device memory it holds."""
 
@@ -156,7 +164,7 @@ class Stop:
     """End now."""
 
 
-Frame = Hello | Ready | Progress | Run | Done | Failed | Cancel | Stop
+Frame = Hello | Expect | Ready | Progress | Run | Done | Failed | Cancel | Stop
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Frame)}
 
 

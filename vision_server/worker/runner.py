@@ -21,7 +21,7 @@ from . import memory
 from .lane import Job
 from .life import Limits
 from .process import Child, Exit, spawn
-from .protocol import Done, Frame, Hello, ProtocolError
+from .protocol import Done, Expect, Frame, Hello, ProtocolError, Stop
 from .spare import Spare
 from .standby import Standby
 from .supervisor import Supervisor
@@ -133,11 +133,23 @@ class Runner:
             else:
                 spare.give_up()
 
-    async def _account(self, used_before: asyncio.Task[int | None]) -> None:
+    async def _see_off(self, end: Exit, used_before: asyncio.Task[int | None]) -> None:
+        """A worker is gone when its memory is, too: the next one may need it."""
         before = await used_before
-        after = await memory.used_bytes(back_to=before)
+        after = await memory.used_bytes(back_to=before) if before is not None else None
         if before is not None and after is not None:
             log.info("GPU memory in use: %d MiB before the load, %d MiB now", before >> 20, after >> 20)
+        self.child = None
+        self._happen(partial(self.supervisor.on_end, end))
+
+    def _log_memory(self, child: Child) -> None:
+        said = self.supervisor.life.progress or self.supervisor.life.ready
+        log.info(
+            "worker %d holds %d MiB of main memory, %d MiB of GPU memory",
+            child.pid,
+            (child.rss_bytes() or 0) >> 20,
+            (said.memory_bytes if said else 0) >> 20,
+        )
 
     # What the supervisor has done (its Effects).
 
@@ -157,12 +169,15 @@ class Runner:
         if self.child is None:
             self._unsent.append(frame)
         else:
+            if isinstance(frame, Stop):
+                self._log_memory(self.child)
             self.child.send(frame)
 
     def kill(self) -> None:
         if self.child is None:
             self._kill_at_start = True
         else:
+            self._log_memory(self.child)
             self.child.kill_tree()
 
     def is_stopped(self) -> bool:
@@ -176,7 +191,8 @@ class Runner:
     # What the standby has done (its Effects).
 
     def start_spare(self) -> None:
-        self.spare = Spare(self._on_spare_gone)
+        likely = next(iter(self.hellos.values())).directory
+        self.spare = Spare(self._on_spare_gone, Expect(likely) if likely else None)
         self._background(self._start(self.spare))
 
     def end_spare(self) -> None:
@@ -209,7 +225,5 @@ class Runner:
 
     def on_end(self, child: Child, end: Exit) -> None:
         log.info("worker %d has ended (%s)", child.pid, end)
-        self.child = None
         assert self._used_before is not None
-        self._background(self._account(self._used_before))
-        self._happen(partial(self.supervisor.on_end, end))
+        self._background(self._see_off(end, self._used_before))

@@ -1,6 +1,7 @@
 """A worker process that is started before its model is known: kept, ended, or handed to who needs a worker.
 
-It decides nothing; when one is wanted is `standby`'s. Until it is handed over it says nothing, since no Hello was said.
+It decides nothing; when one is wanted is `standby`'s. Until it is handed over it says nothing, since no Hello was said;
+it is told what to expect at most.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 from ..log import relay
 from .process import Child, Exit, Listener
-from .protocol import Frame, ProtocolError
+from .protocol import Expect, Frame, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +20,9 @@ log = logging.getLogger(__name__)
 class Spare:
     """The first listener of one process. `on_gone` is called when that ends here, but not once it is handed over."""
 
-    def __init__(self, on_gone: Callable[[], None]) -> None:
+    def __init__(self, on_gone: Callable[[], None], expect: Expect | None = None) -> None:
         self._on_gone = on_gone
+        self._expect = expect
         self._child: Child | None = None
         self._heir: Listener | None = None
         self._is_ended = False
@@ -61,6 +63,8 @@ class Spare:
 
     def on_start(self, child: Child) -> None:
         self._child = child
+        if self._expect is not None:
+            child.send(self._expect)
         if self._heir is not None:
             self.hand_over(self._heir)
             return

@@ -50,6 +50,7 @@ class Supervisor:
         self.life = Life(limits, effects)
         self.setbacks = {model: Setbacks() for model in idle_timeouts_s}
         self.idle = IdleClock(idle_timeouts_s)
+        self.leaving = False  # everything is still served, but not for long
         self.draining = False
         self._limits = limits
         self._effects = effects
@@ -112,10 +113,12 @@ class Supervisor:
         elif isinstance(frame, Ready) and frame.slots > 0:
             if self.life.take_ready(frame, now):
                 self._present.note_load()
+            elif self.life.phase is Phase.READY:
+                self._present.note_lack(frame.slots)
         elif isinstance(frame, Failed) and frame.id == LOAD and self.life.phase is not Phase.READY:
             self._on_load_failed(frame, now)
         elif isinstance(frame, Done | Failed) and (job := self.line.released(frame.id)):
-            self._present.note_answer()
+            self._present.note_answer(len(self.line.held) + 1 if isinstance(frame, Done) else 0)
             if not job.answered:
                 self._answer(job, frame if isinstance(frame, Done) else from_code(frame.code, frame.message))
         else:
@@ -143,7 +146,7 @@ class Supervisor:
         model = self._present_model
         self.life.spawn_failed()
         self.setbacks[model].note_failure(now)
-        self._fail_load(model, LoadFailed("The worker process could not be started; the server's log says why."))
+        self._fail_load(model, LoadFailed("The worker process could not be started; the server's log says why."), now)
         self._go_on(now)
 
     # What time does.
@@ -225,7 +228,7 @@ class Supervisor:
         model, last_id = self._present_model, self._last_id
         for loader in [job for job in self.line.lanes[model].loaders.values() if last_id is None or job.id <= last_id]:
             self._answer(loader, None)
-        while job := self.line.next(model, self.life.slots, last_id):
+        while job := self.line.next(model, self._present.slots(self.life.slots), last_id):
             assert job.run is not None
             job.sent_s = now
             loaded_s = self.life.started_s + (self.life.last_load_s or 0.0)
@@ -271,28 +274,33 @@ class Supervisor:
         if self.life.phase is Phase.STARTING:
             error = from_code(frame.code, frame.message)
             self._present.note_failure(now)
-            self._fail_load(self._present_model, error if isinstance(error, CannotServe) else LoadFailed(frame.message))
+            failed = error if isinstance(error, CannotServe) else LoadFailed(frame.message)
+            self._fail_load(self._present_model, failed, now)
             self.life.stop(now, LOAD_FAILED)
 
     def _on_death(self, model: str, death: Death, now: float) -> None:
         setbacks = self.setbacks[model]
         setbacks.note_failure(now)
-        held = ", ".join(job.run.request_id for job in self.line.held.values() if job.run)
-        doing = f"holding {held or 'nothing'}" if death.was_ready else "while loading"
+        runs = {job.id: job.run.request_id for job in self.line.held.values() if job.run}
+        doing = f"holding {', '.join(runs.values()) or 'nothing'}" if death.was_ready else "while loading"
         log.error("the worker of %s died (%s) %s", model, death.cause, doing)
-        for job in self.line.bury(model, from_outside=death.from_outside):
+        guilty = self.line.bury(model, from_outside=death.from_outside)
+        for job in self.line.lanes[model].suspects:
+            if job.id in runs:
+                log.warning("retried: its worker died (%s)", death.cause, extra={"request_id": runs[job.id]})
+        for job in guilty:
             if job.deaths_alone:
                 setbacks.note_answer()  # explained: nobody else has to wait for it
             self._answer(job, WorkerCrash(_CRASH if job.deaths_alone else _KILLED))
         if not death.was_ready:
             error = setbacks.note_load_death(death.cause, from_outside=death.from_outside)
             if error is not None:
-                self._fail_load(model, error)
+                self._fail_load(model, error, now)
 
-    def _fail_load(self, model: str, error: VisionError) -> None:
+    def _fail_load(self, model: str, error: VisionError, now: float) -> None:
         log.error("model %s could not be loaded: %s", model, error)
         error.retry_after_s = MAX_BACKOFF_S
-        self.setbacks[model].failure = error
+        self.setbacks[model].note_failed_load(error, now)
         self._answer_all(self.line.wanting(model), error)
 
     def _answer_all(self, jobs: list[Job], error: VisionError) -> None:
