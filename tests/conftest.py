@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.peer import Peer, listening
 from vision_server.settings import let_waiting_threads_sleep
 
 let_waiting_threads_sleep()  # before anything imports torch: the tests share their cores with the daemons they start
@@ -18,3 +21,9 @@ for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FA
 # A busy machine is slow at everything; how long an example took says nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with listening() as server:
+        yield server

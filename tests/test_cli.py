@@ -65,7 +65,7 @@ def start(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
         (["--idle-timeo=3"], 2, "there is no --idle-timeo=3; did you mean --idle-timeout?"),
         (["--port"], 2, "argument --port: expected one argument"),
         (["--port", "http"], 2, "flag --port: port must be a number, not 'http'."),
-        (["srve"], 2, "there is no command srve; the commands are serve, demo, caption, models, pull, doctor."),
+        (["srve"], 2, f"there is no command srve; the commands are {', '.join(cli.COMMANDS)}."),
         (["serve", "extra"], 2, "there is no command extra"),
         (["--model", "florence"], 2, "model florence: no checkpoint has this name"),
         (["--config", "absent.yaml"], 2, "absent.yaml: there is no such configuration file."),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
-import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.daemon_process import ENVIRONMENT, Daemon
+from tests.demo_daemon import PICTURES, caption, demo_daemon
 from vision_server.catalog import EMBEDDED
 from vision_server.engine import Florence
 from vision_server.outlines import agrees
@@ -25,32 +24,12 @@ from vision_server.training.questions import PROMPTS
 from vision_server.training.samples import FOLDER
 
 CLIENT = Path(__file__).parents[1] / "clients" / "vision-client.sh"
-PICTURES = sorted(path for path in FOLDER.iterdir() if path.suffix != ".json")
-
-
-@contextlib.contextmanager
-def running(folder: Path, *words: str) -> Iterator[Daemon]:
-    config = folder / "config.yaml"
-    config.write_text("model: demo\ndtype: float32\nport: 0\n")
-    command = [sys.executable, "-m", "vision_server", "--config", str(config), *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
-        try:
-            yield Daemon(process)
-        finally:
-            process.kill()
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     with contextlib.ExitStack() as stack:
-        yield lambda *words: stack.enter_context(running(tmp_path, *words))
-
-
-def caption(daemon: Daemon, picture: Path, prompt: str = "CAPTION", text: str = "", region: str = "") -> Any:
-    query = urllib.parse.urlencode({"prompt": prompt, "text_input": text, "region": region})
-    status, body = daemon.call(f"/process_image?{query}", picture.read_bytes())
-    assert status == 200, body
-    return body["result"]
+        yield lambda *words: stack.enter_context(demo_daemon(tmp_path, *words))
 
 
 def listed() -> list[tuple[Path, dict[str, Any]]]:
@@ -90,7 +69,7 @@ def of_prompt(answers: list[Any], token: str) -> dict[Path, Any]:
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What a daemon says to every question, all asked at once, so that they share batches."""
-    with running(tmp_path_factory.mktemp("daemon")) as daemon, ThreadPoolExecutor(16) as pool:
+    with demo_daemon(tmp_path_factory.mktemp("daemon")) as daemon, ThreadPoolExecutor(16) as pool:
         assert daemon.call("/status")[1]["state"] == "unloaded"
         answers = list(pool.map(lambda one: ask(daemon, *one), listed()))
         assert daemon.call("/status")[1]["loads"] == 1

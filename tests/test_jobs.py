@@ -7,59 +7,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from tests.queueing import TOY, WAIT_S, ask, finished, opened, request, until
 from vision_server.errors import (
-    BadImage,
     Busy,
     CannotServe,
     CheckpointError,
-    DeadlinePassed,
     LoadFailed,
     OutOfMemory,
-    QueueFull,
     VisionError,
     WorkerCrash,
 )
-from vision_server.jobs import Hello, Model, Outcome, Queue, Request, open_queue
-
-WAIT_S = 30
-
-
-TOY = "toy"
-
-
-def opened(*arguments: str, idle_timeout_s: float = 300.0, **how: Any) -> AbstractAsyncContextManager[Queue]:
-    command = [sys.executable, "-m", "tests.fake_worker", *arguments]
-    return open_queue([Model(Hello("nowhere", TOY), idle_timeout_s)], command=command, **how)
-
-
-def request(text: str = "", model: str = TOY, **more: Any) -> Request:
-    return Request("r-" + text[:6], model, b"picture", "<CAPTION>", text, **more)
-
-
-def ask(queue: Queue, text: str = "", **more: Any) -> asyncio.Task[Outcome]:
-    """Submit; the request is in the queue once the loop has run."""
-    return asyncio.create_task(queue.submit(request(text, **more)))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Turn the loop until the condition holds; nothing here is a matter of time, only of events."""
-    give_up_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < give_up_s, "waited in vain"
-        await asyncio.sleep(0.001)
-
-
-async def finished(*waiting: Awaitable[Outcome]) -> list[Outcome]:
-    return list(await asyncio.wait_for(asyncio.gather(*waiting), WAIT_S))
+from vision_server.jobs import Hello, Model, Outcome, open_queue
 
 
 async def test_one_request() -> None:
@@ -198,84 +162,6 @@ class TestLoading:
             await finished(asked)
 
 
-class TestAdmission:
-    async def test_exactly_the_capacity_while_loading(self, tmp_path: Path) -> None:
-        gate = tmp_path / "gate"
-        async with opened("--load", "slow", "--gate", str(gate), max_queue=16) as queue:
-            asked = [ask(queue, str(i)) for i in range(1000)]
-            await until(lambda: sum(task.done() for task in asked) == 984)
-            assert (queue.depth, queue.capacity) == (16, 16)
-            with pytest.raises(QueueFull) as caught:
-                queue.check_admission()
-            assert caught.value.retry_after_s is not None
-            assert 1 <= caught.value.retry_after_s <= 120
-            gate.touch()
-            results = await asyncio.gather(*asked, return_exceptions=True)
-            assert [isinstance(result, Outcome) for result in results] == [True] * 16 + [False] * 984
-            assert {type(result) for result in results[16:]} == {QueueFull}
-
-    async def test_what_the_worker_holds_takes_no_place(self) -> None:
-        async with opened("--slots", "2", max_queue=3) as queue:
-            await queue.load(TOY)
-            asked = [ask(queue, "hold") for _ in range(5)]
-            await until(lambda: (queue.in_flight, queue.depth) == (2, 3))
-            with pytest.raises(QueueFull):
-                await queue.submit(request())
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-            await finished(ask(queue))
-
-    async def test_retry_after_follows_the_rate(self) -> None:
-        async with opened("--slots", "1") as queue:
-            await finished(*(ask(queue) for _ in range(100)))
-            held = [ask(queue, "hold") for _ in range(41)]
-            await until(lambda: queue.depth == 40)
-            assert queue.retry_after_s() == 1
-            for task in held:
-                task.cancel()
-            await asyncio.gather(*held, return_exceptions=True)
-
-
-class TestLeaving:
-    async def test_cancelled_while_queued(self) -> None:
-        async with opened("--slots", "1") as queue:
-            await queue.load(TOY)
-            held, gone, last = ask(queue, "hold"), ask(queue, "gone"), ask(queue, "last")
-            await until(lambda: queue.depth == 2)
-            gone.cancel()
-            await until(lambda: queue.depth == 1)
-            held.cancel()
-            assert (await finished(last))[0].text == "<CAPTION>|last|7"
-            assert queue.status().restarts == 0
-
-    async def test_cancelled_while_running_frees_its_slot_and_no_other(self, tmp_path: Path) -> None:
-        gate = tmp_path / "gate"
-        async with opened("--slots", "2") as queue:
-            stays, goes = ask(queue, f"gate:{gate}"), ask(queue, "hold")
-            await until(lambda: queue.in_flight == 2)
-            goes.cancel()
-            await finished(ask(queue, "next"))
-            gate.touch()
-            await finished(stays)
-            assert queue.in_flight == 0
-
-    async def test_a_deadline_passes_in_the_queue_and_in_the_worker(self) -> None:
-        async with opened("--slots", "1", request_timeout_s=3) as queue:
-            await queue.load(TOY)
-            began_s = time.monotonic()
-            results = await asyncio.gather(ask(queue, "hold"), ask(queue, "hold"), return_exceptions=True)
-            assert [type(result) for result in results] == [DeadlinePassed] * 2
-            assert 2.9 < time.monotonic() - began_s < 20
-            await finished(ask(queue))
-            assert queue.status().restarts == 0
-
-    async def test_a_request_of_its_own_failing(self) -> None:
-        async with opened("--slots", "2") as queue:
-            results = await asyncio.gather(ask(queue, "bad"), ask(queue, "good"), return_exceptions=True)
-            assert [type(result) for result in results] == [BadImage, Outcome]
-
-
 class TestIdle:
     async def test_released_and_started_again(self) -> None:
         async with opened(idle_timeout_s=0.2) as queue:
@@ -346,79 +232,6 @@ class TestUnload:
             outcomes = await finished(*(ask(queue, str(i)) for i in range(64)))
             assert [outcome.text for outcome in outcomes] == [f"<CAPTION>|{i}|7" for i in range(64)]
             await asyncio.wait_for(asyncio.gather(*shaking), 60)
-            assert queue.status().restarts == 0
-
-
-def opened_two(*arguments: str, idle_timeout_s: float = 300.0, **how: Any) -> AbstractAsyncContextManager[Queue]:
-    command = [sys.executable, "-m", "tests.fake_worker", *arguments]
-    models = [Model(Hello("nowhere", TOY), idle_timeout_s), Model(Hello("elsewhere", "other", "cuda:1"), 0.2)]
-    return open_queue(models, command=command, **how)
-
-
-class TestSeveralModels:
-    async def test_each_request_is_answered_by_its_model_and_there_is_one_worker_at_a_time(self) -> None:
-        async with opened_two("--slots", "2") as queue:
-            seen: set[int] = set()
-
-            async def watch() -> None:
-                while True:
-                    children = psutil.Process().children()
-                    assert len(children) <= 1
-                    seen.update(child.pid for child in children)
-                    await asyncio.sleep(0.002)
-
-            watching = asyncio.create_task(watch())
-            names = [TOY, "other", "other", TOY, "other", TOY]
-            outcomes = await finished(*(ask(queue, "model", model=name) for name in names))
-            assert [outcome.text for outcome in outcomes] == [f"<CAPTION>|{name}|7" for name in names]
-            assert not watching.done(), watching.exception()
-            watching.cancel()
-            status = queue.status()
-            assert (status.loads, status.unloads, status.restarts) == (len(seen), len(seen) - 1, 0)
-            assert 2 <= len(seen) <= 4
-
-    async def test_status_shows_the_loaded_one_or_else_the_default(self) -> None:
-        async with opened_two() as queue:
-            status = queue.status()
-            assert (status.model, status.models, status.device) == (TOY, (TOY, "other"), "auto")
-            await queue.load("other", keep_alive_s=-1)
-            assert (queue.status().model, queue.status().device) == ("other", "cpu")
-            await queue.unload()
-            assert (queue.status().model, queue.status().device) == (TOY, "auto")
-
-    async def test_the_second_one_is_released_after_its_own_idle_time(self) -> None:
-        async with opened_two() as queue:
-            await finished(ask(queue))
-            await finished(ask(queue, model="other"))
-            await until(lambda: queue.status().state == "unloaded")
-            assert (queue.status().unloads, queue.status().restarts) == (2, 0)
-
-    async def test_one_that_cannot_be_loaded_does_not_keep_the_other_from_it(self) -> None:
-        async with opened_two("--load", "fail", "--only", "other") as queue:
-            asked = [ask(queue, model=name) for name in ("other", TOY, "other", TOY)]
-            results = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), WAIT_S)
-            assert [type(result) for result in results] == [CheckpointError, Outcome, CheckpointError, Outcome]
-            status = queue.status()
-            assert (status.state, status.failure) == ("ready", None)
-            assert status.failures == {"other": "The fake checkpoint cannot be loaded."}
-
-    async def test_a_download_goes_on_although_nobody_is_let_wait_for_it(self, tmp_path: Path) -> None:
-        gate = tmp_path / "gate"
-        how = ("--load", "download", "--only", "other", "--gate", str(gate))
-        async with opened_two(*how, wait_for_download=False) as queue:
-            with pytest.raises(CannotServe, match=r"other is being downloaded: .* 1,074 MB") as caught:
-                await asyncio.wait_for(queue.submit(request(model="other")), WAIT_S)
-            assert caught.value.retry_after_s
-            status = queue.status()
-            assert (status.state, status.load_phase, status.model) == ("loading", "download", "other")
-            load = asyncio.create_task(queue.load("other"))
-            toy = ask(queue)
-            with pytest.raises(CannotServe, match="being downloaded"):
-                await queue.submit(request(model="other"))
-            assert not load.done()
-            gate.touch()
-            await asyncio.wait_for(load, WAIT_S)
-            await finished(toy)
             assert queue.status().restarts == 0
 
 

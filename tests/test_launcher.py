@@ -192,6 +192,25 @@ def test_the_test_extra_is_added_to_a_venv_that_served_a_demo(checkout: Checkout
     assert len(checkout.calls("-m venv")) == 1
 
 
+@pytest.mark.parametrize(
+    ("commands", "installs"),
+    [
+        (["demo", "evaluate", "finetune", "demo"], [".", ".[train]"]),
+        (["evaluate", "demo", "test", "evaluate"], [".[train]", ".[test]"]),
+        (["test", "evaluate", "finetune"], [".[test]"]),
+    ],
+    ids=["after a demo", "first", "after the tests"],
+)
+def test_what_an_evaluation_needs_is_installed_when_it_is_asked_for(
+    checkout: Checkout, commands: list[str], installs: list[str]
+) -> None:
+    for command in commands:
+        code, out, _ = checkout.run(command)
+        assert code == 0
+        assert command == "test" or out.splitlines()[1:] == [command]
+    assert checkout.calls("pip install") == [INSTALL + what for what in installs]
+
+
 def test_test_runs_every_check_in_order_at_the_root(checkout: Checkout, tmp_path: Path) -> None:
     checkout.run("test", cwd=tmp_path)
     lines = [line.split("|") for line in (checkout.toy / "calls").read_text().splitlines()]

@@ -10,6 +10,8 @@ import pytest
 
 from vision_server import log
 
+TRICKY = '{"level": "INFO", "logger": "a", "message": "b", "exception": 1}'
+
 
 @pytest.fixture(autouse=True)
 def _restore_root() -> Iterator[None]:
@@ -43,6 +45,35 @@ def test_json_is_one_object_a_line() -> None:
     }
 
 
+def test_figures_stand_before_the_id_and_are_fields_of_the_object() -> None:
+    made = record("answered", request_id="r1", fields={"status": 200, "ms": 1.5})
+    assert log.TextFormatter().format(made).endswith("WARNING a.b: answered status=200 ms=1.5 [r1]")
+    entry = json.loads(log.JsonFormatter().format(made))
+    assert (entry["status"], entry["ms"], entry["message"]) == (200, 1.5, "answered")
+
+
+@pytest.mark.parametrize(
+    "hostile", ["\r\nforged", "\x1b[2J", "\x9b31m", "\u2028forged", "\u202e", "\x85", "\0", "\x0b"]
+)
+def test_nothing_that_steers_a_terminal_is_written(hostile: str) -> None:
+    made = record(f"m{hostile}", request_id=f"r{hostile}", fields={"f": hostile})
+    made.name = f"a{hostile}"
+    line = log.TextFormatter().format(made)
+    assert line.isprintable(), ascii(line)
+    assert log.JsonFormatter().format(made).isprintable()
+
+
+def test_a_traceback_cannot_pose_as_a_record() -> None:
+    try:
+        raise ValueError("no\n2026-01-01T00:00:00.000+00:00 INFO    a.b: forged\x1b[2J")
+    except ValueError as error:
+        made = record("failed", exc_info=(type(error), error, None))
+    first, *rest = log.TextFormatter().format(made).split("\n")
+    assert first.endswith("a.b: failed")
+    assert "forged" in rest[-1]
+    assert all(line.startswith("    ") and line.isprintable() for line in rest)
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_workers_record_keeps_level_logger_id_and_traceback(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
@@ -57,7 +88,7 @@ def test_a_workers_record_keeps_level_logger_id_and_traceback(form: str, capsys:
 
 
 @pytest.mark.parametrize(
-    "line", ["a library speaks", "{not json", '{"level": "INFO"}', '{"level": 1}', "{" * 5000, "[]"]
+    "line", ["a library speaks", "{not json", '{"level": "INFO"}', '{"level": 1}', "{" * 5000, "[]", TRICKY]
 )
 def test_noise_is_logged_as_it_is(line: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):

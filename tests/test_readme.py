@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import TestServer
 from PIL import Image
 
 from tests.bench.rows import Row
@@ -48,6 +49,38 @@ def commands(text: str) -> list[list[str]]:
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def python(title: str) -> str:
+    """The one snippet of Python in this section."""
+    [snippet] = snippets(title)
+    return snippet
+
+
+def snippets(title: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
+
+
+def printed_by(snippet: str) -> Any:
+    """What it prints, once."""
+    printed: list[Any] = []
+    exec(compile(snippet, "README.md", "exec"), {"print": printed.append})
+    [answer] = printed
+    return answer
+
+
+def truth_of(snippet: str, prompt: str) -> Any:
+    """What is true of the bundled picture that it opens."""
+    listed = json.loads((ROOT / "vision_server/samples/truth.json").read_text(encoding="utf-8"))["pictures"]
+    [asked] = [one["asked"] for one in listed if one["file"] in snippet]
+    return next(question["truth"] for question in asked if question["prompt"] == prompt)
+
+
+def spelled_out(call: str) -> list[str]:
+    """`GET /a[/b]` is GET /a and GET /a/b."""
+    before, bracket, rest = call.partition("[")
+    within, _, after = rest.partition("]")
+    return [one for part in (after, within + after) for one in spelled_out(before + part)] if bracket else [call]
 
 
 def code_words(text: str) -> list[str]:
@@ -88,13 +121,15 @@ def test_the_api_table_lists_every_route_and_no_other(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     app = create_app(settings.Settings(model=str(tmp_path)))
     served = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None}
-    named = {tuple(call.split()) for call in re.findall(r"^\| `((?:GET|POST) /[^`]*)` \|", README, re.MULTILINE)}
+    cells = re.findall(r"^\| ((?:`(?:GET|POST) /[^`]*`(?:, )?)+) \|", README, re.MULTILINE)
+    named = {tuple(call.split()) for cell in cells for word in code_words(cell) for call in spelled_out(word)}
     assert named == {(method, path) for method, path in served if method != "HEAD"}
 
 
 def test_every_flag_that_is_named_exists() -> None:
     known = {row.flag for row in settings.TABLE.values()} | {"--config", "--help", "--text", "--region"}
-    known |= {"--out", "--prompt", "--save", "--server"}
+    known |= {"--out", "--prompt", "--save", "--server", "--layout", "--data"}
+    known |= {"--overwrite", "--parallel", "--wait", "--sidecar", "--exif", "--format", "--recursive", "--no-original"}
     for text in (README, CLIENTS_README):
         for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--data-binary"}:
             assert flag in known, flag
@@ -141,7 +176,7 @@ def test_it_lists_the_formats_that_are_taken() -> None:
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) <= 250
+    assert len(README.splitlines()) <= 340
     assert max(len(line) for line in README.splitlines() if not line.startswith("|")) <= 120
 
 
@@ -170,7 +205,7 @@ async def test_the_commands_that_ask_a_server_get_an_answer(tmp_path: Path) -> N
     asking += [(ROOT / "clients", words) for words in commands(CLIENTS_README)]
     assert len(asking) >= 8
     ours = [words[1:] for words in commands(README) if words[:2] == ["./vision-server.sh", "caption"]]
-    assert len(ours) == 2
+    assert len(ours) == 3
     asking += [(ROOT, [sys.executable, "-m", "vision_server", *words]) for words in ours]
     for name in ("photo.jpg", "picture.png"):
         Image.new("RGB", (320, 240), "teal").save(tmp_path / name)
@@ -184,21 +219,30 @@ async def test_the_commands_that_ask_a_server_get_an_answer(tmp_path: Path) -> N
             )  # fmt: skip
             out, err = await asyncio.wait_for(process.communicate(), 60)
             assert process.returncode == 0, (words, err)
-            assert out.strip(), words
+            assert (out + err).strip(), words
             assert b"error" not in out, (words, out)
 
 
 def test_the_engine_answers_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippet as it stands, and what it prints is what is true of the picture it opens."""
-    [snippet] = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    printed: list[Any] = []
+    snippet = python("The engine from Python, without a server")
     monkeypatch.chdir(ROOT)
-    exec(compile(snippet, "README.md", "exec"), {"print": printed.append})
-    [answer] = printed
-    listed = json.loads((ROOT / "vision_server/samples/truth.json").read_text(encoding="utf-8"))["pictures"]
-    [asked] = [one["asked"] for one in listed if one["file"] in snippet]
-    truth = next(question["truth"] for question in asked if question["prompt"] == "<OD>")
-    assert agrees(answer, tasks.answer("<OD>", truth, (512, 512)), (512, 512))
+    truth = truth_of(snippet, "<OD>")
+    assert agrees(printed_by(snippet), tasks.answer("<OD>", truth, (512, 512)), (512, 512))
+
+
+async def test_the_dialects_clients_get_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each snippet as it stands, but for the port, against the real worker."""
+    monkeypatch.chdir(ROOT)
+    app = create_app(settings.Settings(model="demo", device="cpu", dtype="float32"))
+    asking = snippets("API")
+    assert [snippet.split()[1].rstrip(",") for snippet in asking] == ["base64", "ollama", "json"]
+    async with TestServer(app, host="127.0.0.1") as server:
+        for snippet in asking:
+            text = snippet.replace("127.0.0.1:54880", f"127.0.0.1:{server.port}")
+            assert text != snippet
+            said = await asyncio.wait_for(asyncio.to_thread(printed_by, text), 120)
+            assert said == truth_of(snippet, "<CAPTION>")
 
 
 async def test_the_fields_of_an_answer_and_an_error(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_each_has_the_settings_where_it_has_no_option_of_its_own(tmp_path: Path)
     )
 
 
+def test_the_adapter_of_the_only_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert [one.adapter for one in served(Settings(model="demo", adapter=tmp_path))] == [tmp_path]
+    with pytest.raises(BadSetting, match=r"^adapter: .*nowhere holds no adapter_config\.json"):
+        served(Settings(model="demo", adapter=tmp_path / "nowhere"))
+    with pytest.raises(BadSetting, match="adapter: with `models`, each of them names its own"):
+        served(several("demo", {"demo": None}, adapter=tmp_path))
+
+
 def test_the_default_comes_first_and_the_others_keep_their_order() -> None:
     models = {"Base": None, "large": None, "demo": None, "other": {"model": "large"}}
     assert [one.name for one in served(several("base", models))] == ["Base", "large", "demo", "other"]

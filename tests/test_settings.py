@@ -73,6 +73,7 @@ def test_a_flag_is_the_name_without_its_unit() -> None:
     assert flags["max_pixels_m"] == "--max-pixels"
     assert flags["feature_cache_mb"] == "--feature-cache"
     assert flags["allowed_hosts"] == "--allowed-hosts"
+    assert (flags["max_queue"], flags["max_queue_mb"]) == ("--max-queue", "--max-queue-mb")
     assert flags["models"] == flags["hf_token"] == ""  # the one has no text form, the other is not for `ps`
     named = [flag for flag in flags.values() if flag]
     assert len(set(named)) == len(named) == len(flags) - 2
@@ -156,11 +157,15 @@ def test_an_empty_variable_counts_as_unset(empty: Path) -> None:
         ("allowed_hosts", "http://x", "bare host names"),
         ("allowed_hosts", "box:80", "bare host names"),
         ("allowed_hosts", "*.lan", "bare host names"),
+        ("trusted_proxies", "proxy.lan", "addresses or networks"),
+        ("trusted_proxies", "10.0.0.0/33", "addresses or networks"),
         ("allowed_origins", "*", "exact origins"),
         ("allowed_origins", "https://a.example/path", "exact origins"),
         ("host", "  ", "must be text"),
         ("api_key", "two words", "printable ASCII"),
         ("offline", "perhaps", "must be true or false"),
+        ("model_aliases", "gpt-4o", "must be a mapping of texts"),
+        ("phrases", "describe=", "must be a mapping of texts"),
         ("hf_endpoint", "hub.example", "must be an address such as https://hub.example"),
         ("hf_endpoint", "https://me:pw@hub.example", "must be an address"),
         ("hf_endpoint", "ftp://hub.example", "must be an address"),
@@ -178,6 +183,10 @@ def test_a_value_that_cannot_be_used_names_its_source(empty: Path, name: str, va
 @pytest.mark.parametrize(
     ("name", "raw", "value"),
     [
+        ("model_aliases", "gpt-4o = base, other=large", (("gpt-4o", "base"), ("other", "large"))),
+        ("phrases", {"what is  this, please?": " <CAPTION>"}, (("what is this, please?", "<CAPTION>"),)),
+        ("phrases", "1+1=2=<OCR>", (("1+1=2", "<OCR>"),)),
+        ("phrases", None, ()),
         ("idle_timeout_s", "-1", -1.0),
         ("idle_timeout_s", 0, 0.0),
         ("max_batch", "8", 8),
@@ -187,6 +196,7 @@ def test_a_value_that_cannot_be_used_names_its_source(empty: Path, name: str, va
         ("allow_anonymous", "yes", True),
         ("allow_anonymous", False, False),
         ("allowed_hosts", "Box, [::1],10.0.0.1", ("box", "::1", "10.0.0.1")),
+        ("trusted_proxies", "10.1.2.3/8, ::1, 10.0.0.1", ("10.0.0.0/8", "::1/128", "10.0.0.1/32")),
         ("allowed_origins", ["https://App.example:8443/"], ("https://app.example:8443",)),
         ("prompts", "<A>, B", ("<A>", "B")),
         ("prompts", ["<A>"], ("<A>",)),

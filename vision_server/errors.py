@@ -88,8 +88,21 @@ class ImageRefused(VisionError):
     code, status = "image_refused", 422
 
 
+class FetchFailed(VisionError):
+    """A picture's address that is allowed and gave no picture. A 4xx even where the other server was slow or broken:
+    on a 5xx clients ask again, several times, and would have us ask it as often."""
+
+    code, status = "fetch_failed", 422
+
+
 class QueueFull(VisionError):
     code, status = "queue_full", 429
+
+
+class TooManyRequests(VisionError):
+    """One client has too many requests here, or asks too often."""
+
+    code, status = "too_many_requests", 429
 
 
 class WorkerCrash(VisionError):
@@ -128,8 +141,9 @@ class BadSetting(VisionError):
     code = "bad_setting"
 
 
-def _tree(root: type[VisionError]) -> list[type[VisionError]]:
-    return [root, *(leaf for child in root.__subclasses__() for leaf in _tree(child))]
+def every_error(root: type[VisionError] = VisionError) -> list[type[VisionError]]:
+    """`root` and all that are derived from it."""
+    return [root, *(leaf for child in root.__subclasses__() for leaf in every_error(child))]
 
 
 def from_code(code: str, message: str) -> VisionError:
@@ -137,4 +151,4 @@ def from_code(code: str, message: str) -> VisionError:
     return _BY_CODE.get(code, VisionError)(message)
 
 
-_BY_CODE = {error.code: error for error in _tree(VisionError)}
+_BY_CODE = {error.code: error for error in every_error()}

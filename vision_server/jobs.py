@@ -1,31 +1,32 @@
 """The queue of caption requests, as the API sees it: admit or refuse, wait, answer.
 
-`open_queue` makes one. Behind it stands one worker process with one model at a time; who runs when, for which model,
-and what becomes of a dead worker's requests is decided in `worker.supervisor`. This file knows nothing of HTTP, and not
-what a task means.
+`open_queue` makes one. A request is admitted by its headers, before its body is read: `admit` gives it a place.
+Behind the queue stands one worker process with one model at a time; who runs when, for which model, and what becomes of
+a dead worker's requests is decided in `worker.supervisor`. This file knows nothing of HTTP, and not what a task means.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 
 from .errors import CannotServe, QueueFull
+from .quotas import ByteBudget, Pace
 from .worker.lane import Job
 from .worker.life import Limits
 from .worker.protocol import DEFAULT_OPTIONS, Done, Hello, Options, Run
 from .worker.runner import WORKER, Runner
-from .worker.status import Status, snapshot
+from .worker.status import Room, Status, snapshot
 
-__all__ = ["Hello", "Model", "Options", "Outcome", "Queue", "Request", "Status", "open_queue"]
+log = logging.getLogger(__name__)
 
-_RATE_WINDOW_S = 60.0
-_RETRY_AFTER_MAX_S = 120  # the OpenAI SDK does not retry at all when it is told to wait longer
+__all__ = ["Hello", "Model", "Options", "Outcome", "Place", "Queue", "Request", "Status", "open_queue"]
+
+_FIRST_LOAD_S = 10.0  # a guess, until there was one
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Request:
-    """One picture and one question. `request_id` is for logs only and need not be unique."""
+    """One picture and one question. `request_id` is for people to read and need not be unique."""
 
     request_id: str
     model: str  # the name of one that the queue was opened with
@@ -67,17 +68,27 @@ class Outcome:
     banned: tuple[str, ...] = ()  # phrases that the checkpoint would have an answer of grounding leave out
 
 
+@dataclass(eq=False)
+class Place:
+    """What an admitted request takes until it is answered or given up. Its deadline is counted from `since_s`."""
+
+    since_s: float
+    bytes: int
+
+
 class Queue:
     """First in, first out, into the free slots of one worker. Made by `open_queue`; used from one event loop."""
 
-    def __init__(self, runner: Runner, capacity: int, request_timeout_s: float) -> None:
+    def __init__(self, runner: Runner, capacity: int, capacity_bytes: int, request_timeout_s: float) -> None:
         self.capacity = capacity  # how many may wait
         self._runner = runner
         self._supervisor = runner.supervisor
         self._default = next(iter(runner.hellos))
         self._request_timeout_s = request_timeout_s
         self._ids = itertools.count(1)
-        self._completions: deque[float] = deque(maxlen=256)
+        self._pace = Pace()
+        self._budget = ByteBudget(capacity_bytes)
+        self._arriving: set[Place] = set()  # those whose body is being read
 
     @property
     def depth(self) -> int:
@@ -91,58 +102,112 @@ class Queue:
 
     def retry_after_s(self) -> int:
         """Waiting requests over the recent completion rate, 1 to 120 s."""
-        now = self._runner.now()
-        recent = [at for at in self._completions if at > now - _RATE_WINDOW_S]
-        if not recent:
-            return min(_RETRY_AFTER_MAX_S, ceil(self._supervisor.life.last_load_s or 10))
-        rate = len(recent) / max(now - recent[0], 1.0)
-        return max(1, min(_RETRY_AFTER_MAX_S, ceil(self.depth / rate)))
+        unknown_s = self._supervisor.life.last_load_s or _FIRST_LOAD_S
+        return self._pace.retry_after_s(self.depth + len(self._arriving), self._runner.now(), unknown_s)
 
-    def check_admission(self) -> None:
-        """Raise QueueFull or CannotServe as `submit` would now; call it before reading or decoding a body."""
+    @contextmanager
+    def admit(self, expected_bytes: int) -> Iterator[Place]:
+        """A place for a request of which only the headers are here, and room for its body; given back on leaving.
+
+        Those who arrive count like those who wait, less the slots that the worker has free. Raises QueueFull,
+        CannotServe.
+        """
+        self._check_open()
+        line = self._supervisor.line
+        free_slots = 0 if line.waiting else max(0, self._supervisor.life.slots - len(line.held))
+        if line.waiting + len(self._arriving) >= self.capacity + free_slots:
+            raise self._full()
+        place = Place(self._runner.now(), 0)
+        self.resize(place, expected_bytes)
+        self._arriving.add(place)
+        try:
+            yield place
+        finally:
+            self.forgo(place)
+
+    def resize(self, place: Place, size_bytes: int) -> None:
+        """The request turns out to take so many bytes. Raises QueueFull where it would grow beyond what there is."""
+        if not self._budget.take(size_bytes, instead_of_bytes=place.bytes):
+            raise QueueFull(
+                f"The pictures that are here take all {self._budget.capacity_bytes / (1 << 20):g} MiB there are. "
+                "Try again later.",
+                retry_after_s=self.retry_after_s(),
+            )
+        place.bytes = size_bytes
+
+    def forgo(self, place: Place) -> None:
+        """The request turns out to want nothing of the queue, and has its answer from elsewhere."""
+        self._arriving.discard(place)
+        self.resize(place, 0)
+
+    def _check_open(self) -> None:
         if self._supervisor.draining:
             raise CannotServe("The server is shutting down.", retry_after_s=30)
-        if self._supervisor.line.waiting >= self.capacity:  # the retried were admitted once; they take nobody's place
-            raise QueueFull(f"All {self.capacity} places in the queue are taken.", retry_after_s=self.retry_after_s())
+
+    def _full(self) -> QueueFull:
+        words = f"All {self.capacity} places in the queue are taken. Try again later."
+        return QueueFull(words, retry_after_s=self.retry_after_s())
 
     def expect(self) -> AbstractContextManager[None]:
         """While a request that may be admitted arrives: a worker process starts meanwhile, if there is none."""
         return self._runner.expect()
 
-    async def submit(self, request: Request) -> Outcome:
+    async def submit(self, request: Request, place: Place | None = None) -> Outcome:
         """Wait for the answer. Cancelling the awaiting task takes the request back, wherever it is.
 
-        Raises QueueFull, DeadlinePassed, WorkerCrash, CannotServe (LoadFailed, OutOfMemory) and what is wrong with the
-        picture, the input or the options.
+        `place` is what `admit` gave for it; without one it is admitted now. Slots that were free then may be gone, so
+        the places are counted again. Raises QueueFull, DeadlinePassed, WorkerCrash, CannotServe (LoadFailed,
+        OutOfMemory) and what is wrong with the picture, the input or the options.
         """
-        self.check_admission()
-        job = self._job(request.model, request.keep_alive_s)
+        if place is None:
+            with self.admit(len(request.image)) as place:
+                return await self.submit(request, place)
+        self._arriving.discard(place)
+        self._check_open()
+        if self._supervisor.line.waiting >= self.capacity:  # the retried were admitted once; they take nobody's place
+            raise self._full()
+        self.resize(place, len(request.image))
+        downloading = self._supervisor.life.transfer is not None  # time in which nobody's deadline comes nearer
+        job = self._job(request.model, request.keep_alive_s, None if downloading else place.since_s)
         job.run = Run(
             job.id, request.request_id, request.task, request.text, request.region, request.options, request.image
         )
+        log.debug("accepted, %d wait before it", self.depth, extra={"request_id": request.request_id})
         done = await self._runner.ask(job, self._supervisor.submit)
         assert done is not None
-        self._completions.append(self._runner.now())
+        self._pace.note_completion(self._runner.now())
         return _outcome(done, job)
 
     async def load(self, model: str, keep_alive_s: float | None = None) -> None:
         """Load `model` as soon as its turn comes; returns when it is ready, whatever has to be downloaded for it.
 
-        Raises LoadFailed, CannotServe, DeadlinePassed.
+        Raises QueueFull, LoadFailed, CannotServe, DeadlinePassed.
         """
-        if self._supervisor.draining:
-            raise CannotServe("The server is shutting down.", retry_after_s=30)
+        self._check_open()
+        if self._supervisor.line.loaders >= self.capacity:
+            raise self._full()
         await self._runner.ask(self._job(model, keep_alive_s), self._supervisor.submit)
 
-    async def unload(self, force: bool = False) -> None:
-        """End the worker. Busy (409) while there is work; `force` finishes what was asked before it first."""
+    async def unload(self, force: bool = False, model: str | None = None) -> None:
+        """End the worker, where it has `model` if one is named. Raises Busy while there is work.
+
+        `force` finishes what was asked before it first.
+        """
+        now = self.status()
+        if model is not None and (now.model != model or now.state in ("unloaded", "failed")):
+            return
         await self._runner.ask(self._job(self._default), partial(self._supervisor.unload, force=force))
 
-    def status(self) -> Status:
-        """A snapshot. Never loads anything, never touches the idle clock."""
-        runner = self._runner
+    def status(self, request_id: str | None = None) -> Status:
+        """A snapshot. Never loads anything, never touches the idle clock. `request_id`: of the queue only this id."""
+        runner, budget = self._runner, self._budget
         spare_pid = runner.spare.pid if runner.spare else None
-        return snapshot(runner.supervisor, runner.hellos, runner.child, spare_pid, self.capacity, runner.now())
+        room = Room(self.capacity, budget.capacity_bytes, len(self._arriving), budget.used_bytes)
+        return snapshot(runner.supervisor, runner.hellos, runner.child, spare_pid, room, runner.now(), request_id)
+
+    def announce_leaving(self) -> None:
+        """Have `status` say that this will soon drain. Nothing else changes."""
+        self._supervisor.leaving = True
 
     async def drain(self) -> None:
         """Stop admitting (CannotServe), finish what is here within `shutdown_grace_s`, end the worker."""
@@ -153,9 +218,11 @@ class Queue:
         await self._runner.ask(self._job(self._default), self._supervisor.close)
         await self._runner.finish()
 
-    def _job(self, model: str, keep_alive_s: float | None = None) -> Job:
+    def _job(self, model: str, keep_alive_s: float | None = None, since_s: float | None = None) -> Job:
+        """`since_s` is when its time began to count, if not now."""
         now = self._runner.now()
-        return Job(next(self._ids), model, None, now, now + self._request_timeout_s, keep_alive_s)
+        deadline_s = (now if since_s is None else since_s) + self._request_timeout_s
+        return Job(next(self._ids), model, None, now, deadline_s, keep_alive_s)
 
 
 def _outcome(done: Done, job: Job) -> Outcome:
@@ -183,6 +250,7 @@ async def open_queue(
     models: Sequence[Model],
     *,
     max_queue: int = 256,
+    max_queue_bytes: int = 512 << 20,
     request_timeout_s: float = 300.0,
     load_stall_timeout_s: float = 120.0,
     step_stall_timeout_s: float = 120.0,
@@ -201,7 +269,7 @@ async def open_queue(
     hellos = {model.hello.model: model.hello for model in models}
     idle_timeouts_s = {model.hello.model: model.idle_timeout_s for model in models}
     runner = Runner(hellos, idle_timeouts_s, limits, command, standby=standby)
-    queue = Queue(runner, max_queue, request_timeout_s)
+    queue = Queue(runner, max_queue, max_queue_bytes, request_timeout_s)
     try:
         runner.begin()
         yield queue

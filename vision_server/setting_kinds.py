@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .fetching.address import host_pattern
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -139,6 +141,23 @@ def _hosts(raw: object) -> tuple[str, ...]:
     return names
 
 
+def _fetch_hosts(raw: object) -> tuple[str, ...]:
+    hosts = [(name, host_pattern(name)) for name in _names(raw)]
+    for name, host in hosts:
+        if host is None:
+            raise ValueError(f"must hold hosts such as img.example, *.img.example or img.example:8443, not {name!r}.")
+    return tuple(host for _, host in hosts if host)
+
+
+def _networks(raw: object) -> tuple[str, ...]:
+    """Addresses and networks, each as a network: 10.0.0.1 is 10.0.0.1/32."""
+    names = _names(raw)
+    try:
+        return tuple(str(ipaddress.ip_network(name, strict=False)) for name in names)
+    except ValueError:
+        raise ValueError(f"must hold addresses or networks such as 10.0.0.0/8, not {raw!r}.") from None
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -164,6 +183,18 @@ def _prompts(raw: object) -> tuple[str, ...]:
     return prompts
 
 
+def _pairs(raw: object) -> tuple[tuple[str, str], ...]:
+    """A YAML mapping of texts, or text like `this=that,these=those`; the last of several with one name counts."""
+    if isinstance(raw, dict):
+        pairs = list(raw.items())
+    else:
+        cut = (item.rpartition("=") for item in _names(raw))
+        pairs = [(name, value) for name, _, value in cut]
+    if not all(isinstance(text, str) and text.strip() for pair in pairs for text in pair):
+        raise ValueError(f"must be a mapping of texts (or one text like this=that,these=those), not {raw!r}.")
+    return tuple({" ".join(name.split()): value.strip() for name, value in pairs}.items())
+
+
 def _folder(raw: object) -> Path | None:
     """Absolute, since the worker's working directory is another one than ours."""
     return None if raw is None or raw == "" else Path(_text(raw)).expanduser().absolute()
@@ -187,5 +218,9 @@ SWITCH = Kind("yes|no", _switch)
 KEY = Kind("KEY", _key)
 IDLE = Kind("SECONDS", _idle)
 HOSTS = Kind("NAME,...", _hosts)
+NETWORKS = Kind("NETWORK,...", _networks)
+FETCH_HOSTS = Kind("HOST,...", _fetch_hosts)
 ORIGINS = Kind("ORIGIN,...", _origins)
 PROMPTS = Kind("PROMPT,...", _prompts)
+ALIASES = Kind("NAME=MODEL,...", _pairs)
+PHRASES = Kind("PHRASE=PROMPT,...", _pairs)

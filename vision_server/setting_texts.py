@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 
-from .setting_kinds import SWITCH
+from .setting_kinds import ALIASES, PHRASES, SWITCH
 from .setting_models import MODELS
 from .settings import TABLE, Row
+
+_MAPPINGS = (MODELS, ALIASES, PHRASES)
 
 
 def add_flags(
@@ -33,7 +35,7 @@ def sample_yaml() -> str:
         "# vision-server: remove the # before a line to change it. Flags and VISION_SERVER_* variables win over it."
     ]
     for row in TABLE.values():
-        lines += ["", f"# {row.help}", f"# {row.name}: {'{}' if row.kind is MODELS else _yaml(row.default)}"]
+        lines += ["", f"# {row.help}", f"# {row.name}: {'{}' if row.kind in _MAPPINGS else _yaml(row.default)}"]
     return "\n".join(lines) + "\n"
 
 

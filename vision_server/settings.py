@@ -17,14 +17,18 @@ from typing import Any, Literal, TypeVar
 
 from .errors import BadSetting
 from .setting_kinds import (
+    ALIASES,
     DEVICE,
     DTYPE,
     ENDPOINT,
+    FETCH_HOSTS,
     FOLDER,
     HOSTS,
     IDLE,
     KEY,
+    NETWORKS,
     ORIGINS,
+    PHRASES,
     PROMPTS,
     SWITCH,
     TEXT,
@@ -61,6 +65,7 @@ class Settings:
     models: tuple[ModelEntry, ...] = _row(
         MODELS, (), "YAML only: several checkpoints by name, each with options; `model` is the default one."
     )
+    adapter: Path | None = _row(FOLDER, None, "Folder with a LoRA adapter of PEFT's for `model`, merged at load.")  # noqa: RUF009  a field, as all
     hf_token: str | None = _row(KEY, None, "Token for the hub; none: HF_TOKEN, or the hub library's own.", flag=False)
     hf_endpoint: str | None = _row(ENDPOINT, None, "Address of the hub or a mirror; none: HF_ENDPOINT, or the hub's.")
     cache_dir: Path | None = _row(FOLDER, None, "Folder for downloads; none: the hub library's.")  # noqa: RUF009  a field, as all
@@ -76,8 +81,16 @@ class Settings:
     idle_timeout_s: float = _row(
         IDLE, 300.0, "The worker ends after this many seconds without work; 0 at once, -1 never."
     )
-    standby: bool = _row(SWITCH, False, "Keep a process without model and GPU (220 MB of RAM) that wakes up sooner.")
+    standby: bool = _row(SWITCH, False, "Keep a process without model and GPU (260 MB of RAM) that wakes up sooner.")
     max_queue: int = _row(whole(1, 100_000), 256, "Requests that may wait; one more is refused with 429.")
+    max_queue_mb: float = _row(
+        number(0.001, 1_048_576), 512.0, "MiB of bodies that arrive and pictures that are here; more gets 429."
+    )
+    max_per_client: int = _row(whole(0, 100_000), 0, "Requests of one client that may be here at once; 0: any number.")
+    rate_limit_per_min: int = _row(whole(0, 1_000_000), 0, "Requests of one client in a minute; 0: any number.")
+    trusted_proxies: tuple[str, ...] = _row(
+        NETWORKS, (), "Addresses, networks whose X-Forwarded-For says who the client is (IPv6: its /64)."
+    )
     max_batch: int | Literal["auto"] = _row(
         whole_or_auto(1, 1024), "auto", "Requests decoded together; auto asks the device's memory."
     )
@@ -93,14 +106,27 @@ class Settings:
     )
     body_timeout_s: float = _row(number(0.001, 86_400), 60.0, "A request body that takes longer to arrive gets 408.")
     shutdown_grace_s: float = _row(number(0, 86_400), 30.0, "Time that SIGTERM leaves to the requests in flight.")
+    leave_notice_s: float = _row(
+        number(0, 3600), 0.0, "Time before that in which all is served and /ready says 503, for balancers to notice."
+    )
     max_body_mb: float = _row(number(0.001, 1024), 32.0, "Largest picture file, in MiB (base64 may be 4/3 of it).")
     max_pixels_m: float = _row(number(0.001, 268), 50.0, "Most pixels of a picture, in millions.")
     api_key: str | None = _row(KEY, None, "Key asked of every client (Bearer or X-API-Key). A flag shows in `ps`.")
     allow_anonymous: bool = _row(SWITCH, False, "Serve without a key although others can reach the address.")
     allowed_hosts: tuple[str, ...] = _row(HOSTS, (), "More names that the Host header may carry, without port.")
     allowed_origins: tuple[str, ...] = _row(ORIGINS, (), "Web origins that may call, e.g. https://app.example.")
+    fetch_hosts: tuple[str, ...] = _row(
+        FETCH_HOSTS, (), "Public hosts that pictures are fetched from, *.name for all below; none: no fetching."
+    )
+    fetch_timeout_s: float = _row(number(0.001, 3600), 10.0, "A picture at an address must be here within this time.")
     default_prompt: str = _row(TEXT, "<CAPTION>", "Prompt of a request that names none.")
     prompts: tuple[str, ...] = _row(PROMPTS, (), "More prompts the model understands, sent to it literally.")
+    phrases: tuple[tuple[str, str], ...] = _row(
+        PHRASES, (), "Words in chat texts, and the prompt they ask for: `describe this=<CAPTION>`."
+    )
+    model_aliases: tuple[tuple[str, str], ...] = _row(
+        ALIASES, (), "More names that clients may ask for, and who answers: `gpt-4o=promptgen-large`."
+    )
     log_format: str = _row(choice("text", "json"), "text", "Form of a log line.")
     log_level: str = _row(choice("debug", "info", "warning", "error"), "info", "Least severity that is logged.")
 
@@ -140,7 +166,8 @@ class Row:
     def flag(self) -> str:
         if not self.flagged or self.kind is MODELS:
             return ""
-        stem = next((self.name[: -len(unit)] for unit in _UNITS if self.name.endswith(unit)), self.name)
+        stems = (self.name[: -len(unit)] for unit in _UNITS if self.name.endswith(unit))
+        stem = next((stem for stem in stems if stem not in TABLE), self.name)  # max_queue and max_queue_mb
         return "--" + stem.replace("_", "-")
 
     @property
@@ -205,6 +232,11 @@ def server_to_ask(environ: Mapping[str, str] | None = None) -> tuple[str, str | 
     environ = os.environ if environ is None else environ
     here = f"http://{TABLE['host'].default}:{TABLE['port'].default}"
     return environ.get("VISION_HOST") or here, environ.get("VISION_API_KEY") or None
+
+
+def take_variables(names: Collection[str]) -> dict[str, str]:
+    """Those of these variables that are set, taken out of the environment: meant for this process, not its children."""
+    return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
 def let_waiting_threads_sleep() -> None:

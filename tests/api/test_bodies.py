@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import warnings
+from collections.abc import Callable
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -45,3 +49,29 @@ async def test_any_body_is_read_or_refused(serve: Serve, body: bytes, declared: 
         warnings.simplefilter("ignore")  # aiohttp warns of odd Content-Disposition headers
         response = await client.post("/process_image", data=body, headers=headers, compress=None)
     assert response.status == 200 or 400 <= response.status < 500, await response.text()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    for _ in range(30_000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("in vain")
+
+
+async def test_a_client_that_leaves_amid_its_body_is_no_fault_of_the_server(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await serve()
+    server = client.server.handler
+    assert server is not None
+    for length in range(20):
+        _, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        head = b"POST /process_image HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(JSON)
+        writer.write(head + JSON[: 1 + length])
+        await until(lambda: server.requests_count > length)  # noqa: B023  called at once
+        writer.close()
+        await writer.wait_closed()
+    await until(lambda: not server.connections)
+    assert (await client.get("/health")).status == 200
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == []

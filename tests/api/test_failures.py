@@ -127,13 +127,6 @@ async def test_unknown_paths_and_methods(serve: Serve) -> None:
         assert response.headers["Allow"] == "GET,HEAD"
 
 
-async def test_an_expectation_that_nobody_can_meet(serve: Serve) -> None:
-    client = await serve()
-    response = await client.get("/status", headers={"Expect": "miracles", "X-Request-Id": "mine"})
-    assert response.status == 417
-    assert response.headers["X-Request-Id"] == "mine"
-
-
 async def test_a_large_body_may_wait_for_leave_to_be_sent(serve: Serve) -> None:
     client = await serve()
     response = await client.post("/process_image?prompt=FAKE", data=PNG, expect100=True)

@@ -119,6 +119,18 @@ async def test_status_has_what_the_contract_names(serve: Serve) -> None:
     named += " load_bytes_total loads unloads last_load_s worker_pid worker_rss_bytes worker_device_bytes"
     assert set(named.split()) <= set(status)
     assert (status["model"], status["device"], status["queue_capacity"]) == ("toy", "auto", 256)
+    assert status["adapter"] is None
+
+
+async def test_status_names_the_adapter_and_not_where_it_lies(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "my style"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    client = await serve(adapter=folder)
+    assert (await (await client.get("/status")).json())["adapter"] == "my style"
+    text = await (await client.get("/status")).text()
+    assert str(tmp_path) not in text
+    assert await (await client.get("/model")).json() == "toy"
 
 
 async def test_prompts_and_model(serve: Serve) -> None:
@@ -190,7 +202,24 @@ async def test_a_failed_load_is_503_and_ready_says_why(serve: Serve) -> None:
     ready = await client.get("/ready")
     assert ready.status == 503
     assert "cannot be loaded" in (await ready.json())["error"]
+    assert 25 <= int(ready.headers["Retry-After"]) <= 30
     assert (await client.get("/health")).status == 200
+
+
+async def test_after_a_failed_load_it_is_ready_again_in_time(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who asks /ready before it sends anything would never send anything again."""
+    monkeypatch.setattr("vision_server.worker.setbacks._FIRST_UNREADY_S", 0.2)
+    client = await serve("--load", "fail", "--once", str(tmp_path / "once"))
+    assert (await ask(client))[0] == 503
+    assert (await (await client.get("/status")).json())["failure"]
+    while (await client.get("/ready")).status != 200:
+        pass
+    now = await (await client.get("/status")).json()
+    assert (now["state"], now["unready_s"], now["loads"]) == ("failed", {}, 0)
+    assert (await ask(client))[0] == 200
+    assert (await (await client.get("/status")).json())["failure"] is None
 
 
 async def test_draining_is_said(serve: Serve) -> None:

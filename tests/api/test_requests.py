@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision_server.api.requests import keep_alive_s, options_of, pick, to_request
+from vision_server.api.fields import read
+from vision_server.api.requests import options_of, pick, to_request
 from vision_server.catalog import Checkpoint
 from vision_server.errors import BadOption, ModelNotFound, UnknownPrompt, VisionError
 from vision_server.jobs import Options
@@ -115,13 +116,13 @@ def test_options_that_are_no_object(options: Any) -> None:
     ],
 )
 def test_keep_alive(raw: Any, seconds: float | None) -> None:
-    assert keep_alive_s(raw) == seconds
+    assert read({"keep_alive": raw}, "keep_alive") == seconds
 
 
 @pytest.mark.parametrize("raw", ["soon", "5 minutes", "5d", math.nan, "inf", 1e10, "1e300h", True, [], "9" * 400 + "h"])
 def test_keep_alive_that_is_no_time(raw: Any) -> None:
     with pytest.raises(BadOption, match="keep_alive"):
-        keep_alive_s(raw)
+        read({"keep_alive": raw}, "keep_alive")
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 
 from aiohttp import web
 
 from ..errors import BadSetting, UnknownPrompt
+from ..fetching.connection import Fetcher
 from ..jobs import Hello, Model, open_queue
+from ..quotas import ClientQuotas
 from ..served import Served, served, source
 from ..settings import Settings
 from ..tasks import lookup
-from .bodies import max_body_bytes
+from .bodies import leave_compressed_rest, max_body_bytes, max_image_bytes
 from .guard import guard
-from .keys import MODELS, QUEUE, SETTINGS
+from .keys import FETCHER, METRICS, MODELS, PROXIES, QUEUE, QUOTAS, SETTINGS, STARTED_S, STARTED_UNIX_S, STATISTICS
+from .metrics import Metrics
 from .middleware import errors_and_ids, stamp
+from .prompting import check_phrases
 from .requests import max_pixels
 from .routes import add_routes
+from .statistics import Statistics
 
 
 def create_app(settings: Settings, worker_command: Sequence[str] | None = None) -> web.Application:
@@ -33,10 +40,19 @@ def create_app(settings: Settings, worker_command: Sequence[str] | None = None) 
         lookup(settings.default_prompt, models[0].prompts)
     except UnknownPrompt as error:
         raise BadSetting(f"default_prompt {settings.default_prompt}: {error}") from None
+    check_phrases(models, settings)
     app = web.Application(middlewares=[errors_and_ids, guard], client_max_size=max_body_bytes(settings))
     app[SETTINGS] = settings
     app[MODELS] = models
+    app[QUOTAS] = ClientQuotas(settings.max_per_client, settings.rate_limit_per_min)
+    app[PROXIES] = [ip_network(proxy) for proxy in settings.trusted_proxies]
+    app[FETCHER] = Fetcher(settings.fetch_hosts, settings.fetch_timeout_s, max_image_bytes(settings))
+    app[METRICS] = Metrics(lambda: app[QUEUE].status())
+    app[STATISTICS] = Statistics(model.name for model in models)
+    app[STARTED_S] = time.monotonic()
+    app[STARTED_UNIX_S] = int(time.time())
     app.on_response_prepare.append(stamp)
+    app.on_response_prepare.append(leave_compressed_rest)
     app.cleanup_ctx.append(_queue(worker_command))
     add_routes(app)
     return app
@@ -50,6 +66,7 @@ def _queue(command: Sequence[str] | None) -> Callable[[web.Application], AsyncIt
         async with opened(
             [Model(_hello(model, settings), model.idle_timeout_s) for model in app[MODELS]],
             max_queue=settings.max_queue,
+            max_queue_bytes=int(settings.max_queue_mb * (1 << 20)),
             request_timeout_s=settings.request_timeout_s,
             load_stall_timeout_s=settings.load_stall_timeout_s,
             step_stall_timeout_s=settings.step_stall_timeout_s,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -15,10 +16,16 @@ from aiohttp.typedefs import Handler
 
 from ..errors import Forbidden, Unauthorized
 from ..settings import Settings
+from . import page
 from .keys import SETTINGS
 
-# Liveness probes come from load balancers that hold no key; these answers show no request, model or setting.
-OPEN_PATHS = frozenset({"/health", "/ready"})
+# Liveness probes come from load balancers that hold no key, and a browser has none before the page asks for it; these
+# answers show no request, model or setting.
+OPEN_PATHS = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json", *page.PATHS})
+
+
+_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "OpenAI-Organization", "OpenAI-Project")
+_OF_THE_SDK = re.compile(r"x-stainless-[a-z0-9-]{1,40}")  # OpenAI's sends a dozen about itself, and more each year
 
 
 @web.middleware
@@ -36,7 +43,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             status=204,
             headers={
                 hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST",
-                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, X-API-Key, X-Request-Id",
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _allowed_headers(request.headers),
             },
         )
     check_key(request.headers, settings)
@@ -77,6 +84,15 @@ def check_key(headers: Mapping[str, str], settings: Settings) -> None:
         raise Unauthorized("The key is wrong.")
 
 
+def has_key(request: web.Request) -> bool:
+    """Whether an answer on an open path may show what the others show."""
+    try:
+        check_key(request.headers, request.app[SETTINGS])
+    except Unauthorized:
+        return False
+    return True
+
+
 def cors_headers(headers: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """What lets the pages of a listed origin read the answer; nothing for any other."""
     origin = headers.get(hdrs.ORIGIN, "")
@@ -84,9 +100,15 @@ def cors_headers(headers: Mapping[str, str], settings: Settings) -> dict[str, st
         return {}
     return {
         hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin,
-        hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: "X-Request-Id, Server-Timing, Retry-After",
+        hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: "X-Request-Id, Server-Timing, Retry-After, X-Should-Retry",
         hdrs.VARY: "Origin",
     }
+
+
+def _allowed_headers(headers: Mapping[str, str]) -> str:
+    """What the pages of a listed origin may send: the usual, and of what they ask for what OpenAI's SDK adds."""
+    asked = headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "").lower().split(",")
+    return ", ".join([*_HEADERS, *(name for one in asked if _OF_THE_SDK.fullmatch(name := one.strip()))])
 
 
 def _name_of(host: str) -> str:

@@ -1,7 +1,9 @@
-"""The outermost layer: every response gets a request id, and every error is rendered here and nowhere else."""
+"""The outermost layer: every response gets a request id, a line in the log and a place in the metrics, and every error
+is rendered here and nowhere else."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -11,44 +13,90 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from ..errors import BadRequest, BodyTooSlow, MethodNotAllowed, NotFound, TooLarge, VisionError
+from . import openai_replies
 from .guard import cors_headers
-from .keys import REQUEST_ID, SETTINGS
-from .replies import render_error
+from .keys import METRICS, MODEL, OUTCOMES, REQUEST_ID, SETTINGS, STATISTICS, STREAM
+from .metrics import CANCELLED, CLIENT_GONE, UNKNOWN_ROUTE
+from .replies import render_error, render_plain_error, total_timings
 
 log = logging.getLogger(__name__)
 _SOUND_ID = re.compile(r"[!-~]{1,128}")
+_MAX_LOGGED_PATH = 200
+# What is asked below another address than these is answered natively.
+_DIALECTS = (("/v1", openai_replies.render_error), ("/api", render_plain_error), ("/v2", render_plain_error))
 
 
 @web.middleware
 async def errors_and_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Run the handler; whatever it raises becomes a response, save a cancellation and a redirect."""
     request_id = _identify(request)
+    request[OUTCOMES] = []
+    failure: str | None = None
     began_s = time.monotonic()
     try:
         response = await handler(request)
+    except asyncio.CancelledError:
+        _note(request, CLIENT_GONE, CANCELLED, began_s)
+        raise
     except VisionError as error:
-        response = render_error(request, error, request_id)
+        failure, response = error.code, await _refused(request, error, request_id)
     except web.HTTPException as refusal:
         if refusal.status < 400:
+            _note(request, refusal.status, None, began_s)
             raise
-        response = render_error(request, _ours(refusal), request_id)
+        ours = _ours(refusal)
+        failure, response = ours.code, await _refused(request, ours, request_id)
         if hdrs.ALLOW in refusal.headers:
             response.headers[hdrs.ALLOW] = refusal.headers[hdrs.ALLOW]
     except Exception:
-        log.exception("%s %s failed", request.method, request.rel_url.raw_path, extra={"request_id": request_id})
+        log.exception("%s %s", request.method, _path(request), extra={"request_id": request_id})
         neutral = VisionError("Something went wrong inside the server. Its log tells more, under this request id.")
-        response = render_error(request, neutral, request_id)
-    # The raw path: decoded it may hold line breaks. Monitoring asks every second, so a GET is no news.
-    log.log(
-        logging.DEBUG if request.method == "GET" else logging.INFO,
-        "%s %s: %d in %.0f ms",
-        request.method,
-        request.rel_url.raw_path,
-        response.status,
-        (time.monotonic() - began_s) * 1000,
-        extra={"request_id": request_id},
-    )
+        failure, response = neutral.code, await _refused(request, neutral, request_id)
+    _note(request, response.status, failure, began_s)
     return response
+
+
+async def _refused(request: web.Request, error: VisionError, request_id: str) -> web.StreamResponse:
+    """The error in the form of the dialect that was asked; within the answer, where that has begun."""
+    if STREAM in request:
+        return await request[STREAM].fail(error)
+    for below, render in _DIALECTS:
+        if request.path == below or request.path.startswith(f"{below}/"):
+            return render(error)
+    return render_error(request, error, request_id)
+
+
+def _note(request: web.Request, status: int, failure: str | None, began_s: float) -> None:
+    """Count a request that is over, and log it: what became of it and its figures, never what was asked."""
+    seconds = time.monotonic() - began_s
+    resource = request.match_info.route.resource
+    route = UNKNOWN_ROUTE if resource is None else resource.canonical
+    outcomes = request[OUTCOMES]
+    request.app[METRICS].finished(route, status, seconds, failure, outcomes)
+    if MODEL in request:
+        request.app[STATISTICS].finished(request[MODEL], seconds, failure is not None, outcomes)
+    fields: dict[str, int | float | str] = {"status": status, "ms": round(seconds * 1000, 1)}
+    if failure is not None:
+        fields["error"] = failure
+    if outcomes:
+        for stage, ms in total_timings(outcomes).items():
+            fields[f"{stage}_ms"] = round(ms, 1)
+        fields["prompt_tokens"] = sum(outcome.prompt_tokens for outcome in outcomes)
+        fields["new_tokens"] = sum(outcome.new_tokens for outcome in outcomes)
+    log.log(
+        logging.DEBUG if request.method == "GET" else logging.INFO,  # monitoring asks every second: that is no news
+        "%s %s %s",
+        failure if failure == CANCELLED else "failed" if failure else "answered",
+        request.method,
+        _path(request),
+        extra={"request_id": request[REQUEST_ID], "fields": fields},
+    )
+
+
+def _path(request: web.Request) -> str:
+    """The path as it came, since decoded it may hold line breaks; not more of it than a line can bear."""
+    path = request.rel_url.raw_path
+    return path if len(path) <= _MAX_LOGGED_PATH else f"{path[:_MAX_LOGGED_PATH]}..."
 
 
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from ..errors import BadRequest, CannotServe, LoadFailed
+from .. import __version__
 from ..served import Served
 from ..tasks import TASKS, Task, answer, of_token, parse_fields
-from .bodies import check_length, read_fields
-from .keys import MODELS, QUEUE, REQUEST_ID, SETTINGS
+from .admission import admitted, counted
+from .bodies import read_fields
+from .fields import read
+from .keys import METRICS, MODEL, MODELS, OUTCOMES, QUEUE, REQUEST_ID, SETTINGS, STARTED_S
+from .metrics import CONTENT_TYPE
+from .probes import check_live, check_ready
 from .replies import reply, server_timing
-from .requests import flag, keep_alive_s, pick, to_request
+from .requests import pick, to_request
 
 
 async def process_image(request: web.Request) -> web.Response:
-    """One picture, one prompt. A full queue refuses before the body is read; the worker starts while it arrives.
+    """One picture, one prompt. Who is refused is so before the body is read; the worker starts while it arrives.
 
     With `parse` an answer that has parts (PromptGen's) comes as an object of them; `raw` adds the generated text.
     """
     queue = request.app[QUEUE]
-    queue.check_admission()
-    check_length(request)
-    with queue.expect():
-        fields = await read_fields(request)
-    parse, raw = flag(fields, "parse"), flag(fields, "raw")
-    job = to_request(fields, request[REQUEST_ID], request.app[MODELS], request.app[SETTINGS])
-    outcome = await queue.submit(job)
+    with admitted(request) as place:
+        with queue.expect():
+            fields = await read_fields(request)
+        parse, raw = read(fields, "parse"), read(fields, "raw")
+        job = to_request(fields, request[REQUEST_ID], request.app[MODELS], request.app[SETTINGS])
+        request[MODEL] = job.model
+        outcome = await queue.submit(job, place)
+        request[OUTCOMES].append(outcome)
     result: Any = answer(job.task, outcome.text, (outcome.width, outcome.height), outcome.banned)
     if parse and of_token(job.task).fields:
         result = parse_fields(job.task, outcome.text)
@@ -40,7 +46,7 @@ async def process_image(request: web.Request) -> web.Response:
 async def prompts(request: web.Request) -> web.Response:
     """The prompts that are advised; with `?all=1` everything that is accepted, each row explained."""
     names = _picked(request).prompts
-    if flag(request.query, "all"):
+    if read(request.query, "all"):
         tokens = dict.fromkeys((*names, *(task.token for task in TASKS)))
         return reply(request, [_explained(of_token(token)) for token in tokens], "".join(f"{t}\n" for t in tokens))
     return reply(request, names, "".join(f"{name}\n" for name in names))
@@ -48,7 +54,7 @@ async def prompts(request: web.Request) -> web.Response:
 
 def _picked(request: web.Request) -> Served:
     """What `?model=` names."""
-    return pick(request.query.get("model", ""), request.app[MODELS])
+    return pick(read(request.query, "model") or "", request.app[MODELS])
 
 
 def _explained(task: Task) -> dict[str, str]:
@@ -62,36 +68,37 @@ async def model(request: web.Request) -> web.Response:
 
 
 async def status(request: web.Request) -> web.Response:
-    return reply(request, asdict(request.app[QUEUE].status()))
+    """`?request_id=` narrows the queue that is shown down to that id."""
+    uptime_s = time.monotonic() - request.app[STARTED_S]
+    now = asdict(request.app[QUEUE].status(read(request.query, "request_id")))
+    return reply(request, {"version": __version__, "uptime_s": uptime_s, **now})
 
 
 async def load(request: web.Request) -> web.Response:
     """Load ahead of time; answers when the model is there."""
-    await request.app[QUEUE].load(_picked(request).name, keep_alive_s(request.query.get("keep_alive")))
+    with counted(request):
+        await request.app[QUEUE].load(_picked(request).name, read(request.query, "keep_alive"))
     return await status(request)
 
 
 async def unload(request: web.Request) -> web.Response:
     """Give the device back now: 409 while busy, `?force=1` finishes the queue first."""
-    force = request.query.get("force", "0").lower()
-    if force not in ("0", "1", "true", "false", ""):
-        raise BadRequest("force must be 0 or 1.")
-    await request.app[QUEUE].unload(force=force in ("1", "true"))
+    with counted(request):
+        await request.app[QUEUE].unload(force=bool(read(request.query, "force")))
     return await status(request)
 
 
 async def health(request: web.Request) -> web.Response:
     """200 while the process can accept work; asleep is healthy."""
-    if request.app[QUEUE].status().draining:
-        raise CannotServe("The server is shutting down.", retry_after_s=5)
+    check_live(request)
     return reply(request, {"status": "ok"}, "ok")
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 while it can serve (asleep counts); 503 with the reason while it leaves or the last load failed."""
-    now = request.app[QUEUE].status()
-    if now.draining:
-        raise CannotServe("The server is shutting down.", retry_after_s=5)
-    if now.failure is not None:
-        raise LoadFailed(f"The last load failed: {now.failure}", retry_after_s=5)
-    return reply(request, {"status": "ready", "state": now.state}, "ready")
+    """200 while it can serve (asleep counts); 503 with the reason while it leaves, or had better be left out."""
+    return reply(request, {"status": "ready", "state": check_ready(request).state}, "ready")
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """For Prometheus, always in its text format, whatever is asked for."""
+    return web.Response(body=request.app[METRICS].text(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})

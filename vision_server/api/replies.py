@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from ..errors import VisionError
+from ..jobs import Outcome
 
-_TIMINGS = ("queue", "load", "decode", "encode", "generate")
+STAGES = ("queue", "load", "decode", "encode", "generate")  # of an answer, in the order in which they come
 
 
 def wants_text(accept: str) -> bool:
-    """Whether text/plain is what the Accept header likes best: higher q first, then the earlier one.
+    """Whether text/plain is what the Accept header likes best.
 
     `application/json, text/plain, */*`, which many libraries send unasked, is JSON.
     """
+    return preferred(accept, ("text/plain", "application/json", "application/*", "*/*")) == "text/plain"
+
+
+def preferred(accept: str, offered: Sequence[str]) -> str:
+    """What of `offered` a header of the Accept family likes best, higher q first, then the earlier one; "" for none."""
     best, best_q = "", 0.0
     for item in accept.split(","):
         kind, *parameters = (part.strip().lower() for part in item.split(";"))
         q = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
-        if kind in ("text/plain", "application/json", "application/*", "*/*") and q > best_q:
+        if kind in offered and q > best_q:
             best, best_q = kind, q
-    return best == "text/plain"
+    return best
 
 
 def _quality(text: str) -> float:
@@ -48,11 +54,22 @@ def render_error(request: web.Request, error: VisionError, request_id: str) -> w
     message = str(error)
     body = {"error": message, "detail": message, "code": error.code, "request_id": request_id}
     response = reply(request, body, message, error.status)
-    if error.status in (429, 503):
-        response.headers["Retry-After"] = str(retry_after_s(error))
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
+    response.headers.update(error_headers(error))
     return response
+
+
+def render_plain_error(error: VisionError) -> web.Response:
+    """The form of the dialects whose errors are nothing but a sentence."""
+    response = web.json_response({"error": str(error)}, status=error.status)
+    response.headers.update(error_headers(error))
+    return response
+
+
+def error_headers(error: VisionError) -> dict[str, str]:
+    """Those that an error has in every dialect."""
+    if error.status in (429, 503):
+        return {"Retry-After": str(retry_after_s(error))}
+    return {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
 
 
 def retry_after_s(error: VisionError) -> int:
@@ -60,9 +77,15 @@ def retry_after_s(error: VisionError) -> int:
     return min(max(math.ceil(error.retry_after_s or 1), 1), 120)
 
 
+def total_timings(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """Milliseconds by stage, those of several pictures added up."""
+    outcomes = list(outcomes)
+    return {name: sum(outcome.timings_ms.get(name, 0.0) for outcome in outcomes) for name in STAGES}
+
+
 def server_timing(timings_ms: Mapping[str, float]) -> str:
     """The Server-Timing header's value, milliseconds."""
-    return ", ".join(f"{name};dur={timings_ms.get(name, 0.0):.1f}" for name in _TIMINGS)
+    return ", ".join(f"{name};dur={timings_ms.get(name, 0.0):.1f}" for name in STAGES)
 
 
 def _json(value: Any) -> str:
