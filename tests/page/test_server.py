@@ -1,0 +1,156 @@
+"""The server at a glance, and all it may say or do: asleep, loading, busy, full, keyed, too large, gone and back."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .browsing import Open, answered, bring, card, choose, expect, run
+from .conftest import Daemon
+
+pytestmark = pytest.mark.browser
+
+REFUSED = ("Failed to load resource",)  # what Chromium says of every answer that is an error
+GONE = (*REFUSED, "net::")
+
+
+def free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def test_the_first_visit_is_told_of_loading_and_then_all_is_shown(open_page: Open, fake: Daemon) -> None:
+    with fake(idle_timeout_s="90") as url:
+        page = open_page(url)
+        expect(page.locator("#state")).to_have_text("Asleep")
+        expect(page.locator("#first-visit")).to_contain_text("The first answer loads it")
+        expect(page.locator("#model-name")).to_have_text("toy")
+        bring(page, "scene-01.jpg")
+        run(page)
+        answered(page, "<CAPTION>")
+        expect(page.locator("#state")).to_have_text("Ready")
+        expect(page.locator("#first-visit")).to_be_hidden()
+        figures = page.locator("#figures")
+        expect(figures).to_contain_text("MB")
+        expect(figures).to_contain_text("empty")
+        expect(figures.locator("div", has_text="Unloads")).to_contain_text("in ")
+        for name in ("Last load", "Last answer"):
+            expect(figures.locator("div", has_text=name)).to_contain_text(" s")
+        expect(page.locator("#stages")).to_contain_text("generate")
+        expect(page.locator("#device")).to_have_text("cpu · float32")
+        page.click("#unload")
+        expect(page.locator("#state")).to_have_text("Asleep")
+        page.click("#load")
+        expect(page.locator("#state")).to_have_text("Ready")
+
+
+def test_loading_shows_its_bytes(open_page: Open, fake: Daemon, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with fake(f"--load download --gate {gate}") as url:
+        page = open_page(url)
+        page.click("#load")
+        expect(page.locator("#state")).to_have_text("Loading")
+        expect(page.locator("#sentence")).to_contain_text("downloading")
+        expect(page.locator("#loading-bytes")).to_contain_text("of 1.1 GB")
+        gate.touch()
+        expect(page.locator("#state")).to_have_text("Ready")
+        expect(page.locator("#loading")).to_be_hidden()
+
+
+def test_unloading_while_it_works_is_offered_for_later(open_page: Open, fake: Daemon, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with fake() as url:
+        page = open_page(url, expected=REFUSED)
+        bring(page, "scene-01.jpg")
+        choose(page, "<CAPTION_TO_PHRASE_GROUNDING>", text=f"gate:{gate}")
+        run(page)
+        expect(page.locator("#state")).to_have_text("Working")
+        page.click("#unload")
+        expect(page.locator("#act-words")).to_contain_text("in use")
+        page.click("#unload-forced")
+        gate.touch()
+        answered(page, "<CAPTION_TO_PHRASE_GROUNDING>")
+        expect(page.locator("#state")).to_have_text("Asleep")
+
+
+def test_a_load_that_fails_is_said_and_can_be_retried(open_page: Open, fake: Daemon, tmp_path: Path) -> None:
+    with fake(f"--load fail --once {tmp_path / 'once'}") as url:
+        page = open_page(url, expected=REFUSED)
+        page.click("#load")
+        expect(page.locator("#act-words")).to_contain_text("cannot be loaded")
+        expect(page.locator("#state")).to_have_text("Load failed")
+        bring(page, "scene-01.jpg")
+        run(page)
+        answered(page, "<CAPTION>")
+        expect(page.locator("#state")).to_have_text("Ready")
+
+
+def test_a_key_is_asked_for_kept_for_the_tab_and_nothing_is_lost(open_page: Open, fake: Daemon) -> None:
+    with fake(api_key="s3cret") as url:
+        page = open_page(url, expected=REFUSED, ready=False)
+        dialog = page.locator("dialog#key")
+        expect(dialog).to_be_visible()
+        expect(page.locator("#key-field")).to_be_focused()
+        page.fill("#key-field", "wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-why")).to_contain_text("wrong")
+        expect(dialog).to_be_visible()
+        page.click("#key-cancel")
+        expect(dialog).to_be_hidden()
+        page.click("#key-enter")
+        page.fill("#key-field", "s3cret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".prompt")
+        bring(page, "scene-01.jpg")
+        run(page)
+        answered(page, "<CAPTION>")
+        page.evaluate("() => sessionStorage.setItem('vision-server-key', 'no longer')")
+        page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+        run(page)
+        expect(dialog).to_be_visible()
+        page.fill("#key-field", "s3cret")
+        page.keyboard.press("Enter")
+        answered(page, "<CAPTION>")
+        page.reload()
+        page.wait_for_selector(".prompt")
+        expect(dialog).to_be_hidden()
+        assert page.evaluate("() => localStorage.length") == 0
+        assert page.context.cookies() == []
+
+
+def test_a_picture_that_is_too_large_is_said(open_page: Open, fake: Daemon, tmp_path: Path) -> None:
+    """By its bytes, which the server refuses before it has read them, and by its pixels."""
+    Image.effect_noise((1600, 1600), 90).save(tmp_path / "bytes.png")
+    Image.new("1", (1500, 1500)).save(tmp_path / "pixels.png")
+    with fake(max_body_mb="1", max_pixels_m="2") as url:
+        page = open_page(url, expected=GONE)
+        for name in ("bytes.png", "pixels.png"):
+            bring(page, tmp_path / name)
+            run(page)
+            expect(card(page, "<CAPTION>")).to_have_attribute("data-state", "failed")
+            expect(card(page, "<CAPTION>")).to_contain_text("large" if name == "bytes.png" else "pixels")
+            page.click("#clear")
+
+
+def test_the_server_goes_and_comes_back_and_nothing_is_lost(open_page: Open, fake: Daemon, tmp_path: Path) -> None:
+    port = free_port()
+    with fake(port=port, shutdown_grace_s="0.1") as url:
+        page = open_page(url, expected=GONE)
+        bring(page, "scene-01.jpg", "scene-02.png", "scene-03.jpg")
+        choose(page, "<CAPTION>")
+        run(page)
+        expect(page.locator("#tally")).to_have_text("3 of 3 answers")
+        choose(page, "<CAPTION_TO_PHRASE_GROUNDING>", text=f"gate:{tmp_path / 'gate'}")
+        run(page)
+        expect(page.locator("#figures")).to_contain_text("at work")
+    expect(page.locator("#state")).to_have_text("Not answering")
+    expect(page.locator("#hold-why")).to_contain_text("goes on when it is back")
+    (tmp_path / "gate").touch()
+    with fake(port=port):
+        expect(page.locator("#tally")).to_have_text("3 of 3 answers")
+        expect(page.locator("#state")).to_have_text("Ready")
+        expect(page.locator("#hold")).to_be_hidden()

@@ -1,0 +1,92 @@
+// How far the asking is: a bar, the time left, what it waits for, what failed; and the download of all answers.
+
+import { announce, oncePerFrame, put } from "./dom.js";
+import { saveZip } from "./download.js";
+import { pictures } from "./pictures.js";
+import { runner } from "./runner.js";
+import { about, count, plural } from "./words.js";
+
+const TOLD_EVERY = 10; // tenths of all: what a screen reader is told of a long run
+
+const part = Object.fromEntries(
+  [
+    "progress",
+    "bar",
+    "tally",
+    "left",
+    "cancel",
+    "retry",
+    "hold",
+    "hold-why",
+    "hold-time",
+    "go-on",
+    "zip",
+    "zip-save",
+    "zip-note",
+  ].map((id) => [id, document.getElementById(id)]),
+);
+let told = "";
+let saving = null; // the AbortController of a zip that is being made
+
+export function showProgress() {
+  const redraw = oncePerFrame(draw);
+  runner.changed.on(redraw);
+  pictures.changed.on(redraw);
+  setInterval(() => runner.hold && redraw(), 500);
+  part.cancel.addEventListener("click", () => runner.cancel());
+  part.retry.addEventListener("click", () => runner.retry(unanswered()));
+  part["go-on"].addEventListener("click", () => runner.goOn());
+  part["zip-save"].addEventListener("click", zip);
+}
+
+const unanswered = () => runner.run.filter((answer) => answer.state === "failed" || answer.state === "cancelled");
+
+function draw() {
+  const now = runner.progress;
+  const over = now.total - now.open;
+  part.progress.hidden = now.total === 0;
+  part.bar.max = now.total || 1;
+  part.bar.value = over;
+  part.bar.hidden = now.open === 0;
+  const troubles = [now.failed && `${count(now.failed)} failed`, now.cancelled && `${count(now.cancelled)} cancelled`];
+  const tally = [`${count(now.done)} of ${plural(now.total, "answer")}`, ...troubles.filter(Boolean)].join(" · ");
+  put(part.tally, tally);
+  put(part.left, now.open && now.secondsLeft !== null && !runner.hold ? `${about(now.secondsLeft)} left` : "");
+  part.cancel.hidden = now.open === 0;
+  part.retry.hidden = now.failed + now.cancelled === 0;
+  put(part.retry, `Retry ${count(now.failed + now.cancelled)}`);
+  part.zip.hidden = now.done === 0;
+  drawHold();
+  const step = now.open ? `${Math.floor((over * TOLD_EVERY) / now.total)}` : "over";
+  if (now.total && told !== `${now.total} ${step}`) {
+    if (over) announce(now.open ? tally : `Finished: ${tally}.`);
+    told = `${now.total} ${step}`;
+  }
+}
+
+function drawHold() {
+  const { hold } = runner;
+  part.hold.hidden = !hold;
+  if (!hold) return;
+  put(part["hold-why"], hold.why);
+  const seconds = Math.max(0, Math.ceil((hold.untilMs - Date.now()) / 1000));
+  put(part["hold-time"], hold.isGone ? "" : `Trying again in ${seconds} s.`);
+}
+
+async function zip() {
+  if (saving) return saving.abort();
+  const endings = ["txt", "json", "png"].filter((ending) => document.getElementById(`zip-${ending}`).checked);
+  saving = new AbortController();
+  put(part["zip-save"], "Cancel");
+  const report = (done) => put(part["zip-note"], `${count(done)} of ${plural(pictures.list.length, "picture")} packed`);
+  try {
+    await saveZip(pictures.list, endings, report, saving.signal);
+    put(part["zip-note"], "Saved as answers.zip");
+  } catch (error) {
+    if (!saving.signal.aborted && !(error instanceof RangeError)) throw error;
+    put(part["zip-note"], saving.signal.aborted ? "Cancelled" : error.message);
+  } finally {
+    saving = null;
+    put(part["zip-save"], "Save zip");
+  }
+}
