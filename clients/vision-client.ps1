@@ -2,6 +2,7 @@
 # rest. ASCII only: 5.1 reads a file without a byte order mark in the system's code page.
 # There is no param() block: $args leaves -h and --text as they were typed, as in vision-client.sh.
 $ErrorActionPreference = 'Stop'
+$me = 'vision-client' # who speaks
 
 $usage = @'
 usage: vision-client.ps1 [--text TEXT] [--region X1,Y1,X2,Y2] <prompt> <image>
@@ -24,16 +25,32 @@ exit status
 '@
 
 function Stop-Client([int]$Code, [string]$Message) {
-    [Console]::Error.WriteLine("vision-client: $Message")
+    [Console]::Error.WriteLine("${me}: $Message")
     exit $Code
 }
 
 function Stop-Misused([string]$Message) {
-    Stop-Client 64 "$Message (vision-client.ps1 --help)"
+    Stop-Client 64 "$Message ($me.ps1 --help)"
 }
 
-# One request; prints the answer or ends the script. $Body is $null for GET.
-function Invoke-Server([string]$Path, [byte[]]$Body) {
+# Sets $base, the server's address without a slash at its end, and $address, the same as Uri.
+function Find-Server {
+    $script:base = $env:VISION_HOST
+    if (-not $base) { $script:base = 'http://127.0.0.1:54880' }
+    if ($base -notmatch '://') { $script:base = "http://$base" }
+    $script:base = $base.TrimEnd('/')
+    $found = $null
+    if (-not [Uri]::TryCreate($base, [UriKind]::Absolute, [ref]$found)) {
+        Stop-Misused "VISION_HOST is not an address: $base"
+    }
+    if (($found.Scheme -ne 'http') -and ($found.Scheme -ne 'https')) {
+        Stop-Misused "VISION_HOST must be an http or https address: $base"
+    }
+    if ($env:VISION_API_KEY -match '[\x00-\x1f\x7f]') { Stop-Misused 'VISION_API_KEY holds a control character' }
+    $script:address = $found
+}
+
+function New-Client {
     Add-Type -AssemblyName System.Net.Http
     $handler = New-Object System.Net.Http.HttpClientHandler
     $handler.AllowAutoRedirect = $false
@@ -42,6 +59,11 @@ function Invoke-Server([string]$Path, [byte[]]$Body) {
     $client = New-Object System.Net.Http.HttpClient -ArgumentList $handler
     # A first request waits for the model to load; the server has its own limit.
     $client.Timeout = [System.Threading.Timeout]::InfiniteTimeSpan
+    return $client
+}
+
+# The task of one request. $Body is $null for GET.
+function Send-Request($Client, [string]$Path, [byte[]]$Body) {
     $method = [System.Net.Http.HttpMethod]::Get
     if ($null -ne $Body) { $method = [System.Net.Http.HttpMethod]::Post }
     $request = New-Object System.Net.Http.HttpRequestMessage -ArgumentList $method, ([Uri]($base + $Path))
@@ -54,27 +76,42 @@ function Invoke-Server([string]$Path, [byte[]]$Body) {
         $request.Content = New-Object System.Net.Http.ByteArrayContent -ArgumentList (, $Body)
         [void]$request.Content.Headers.TryAddWithoutValidation('Content-Type', 'application/octet-stream')
     }
+    return $Client.SendAsync($request)
+}
+
+function Read-Answer($Response) {
+    $bytes = $Response.Content.ReadAsByteArrayAsync().GetAwaiter().GetResult()
+    return [System.Text.Encoding]::UTF8.GetString($bytes)
+}
+
+# What is wrong as one line; a page of HTML comes from something else.
+function Get-Refusal([int]$Status, [string]$Answer) {
+    if (($Status -lt 400) -or ($Status -gt 599)) { return "$base answers with status $Status; is it a vision-server?" }
+    $reason = ($Answer -split "`n")[0]
+    if ((-not $reason) -or ($reason -match '^<(!|html)')) { $reason = "the server answered with status $Status" }
+    return $reason
+}
+
+# The exit status for an HTTP status.
+function Get-ExitStatus([int]$Status) {
+    if (($Status -eq 401) -or ($Status -eq 403)) { return 77 }
+    if (($Status -eq 429) -or ($Status -eq 503) -or ($Status -eq 504)) { return 75 }
+    if (($Status -ge 400) -and ($Status -lt 500)) { return 65 }
+    return 70
+}
+
+# One request; the answer, or it ends the script.
+function Get-Answer([string]$Path, [byte[]]$Body) {
     try {
-        $response = $client.SendAsync($request).GetAwaiter().GetResult()
-        $bytes = $response.Content.ReadAsByteArrayAsync().GetAwaiter().GetResult()
+        $response = (Send-Request (New-Client) $Path $Body).GetAwaiter().GetResult()
+        $answer = Read-Answer $response
     } catch {
         Stop-Client 69 "cannot reach ${base}: $($_.Exception.GetBaseException().Message)"
     }
     $status = [int]$response.StatusCode
-    $answer = [System.Text.Encoding]::UTF8.GetString($bytes)
-    if ($status -eq 200) {
-        if ($answer.EndsWith("`n")) { $answer = $answer.Substring(0, $answer.Length - 1) }
-        Write-Output $answer
-        exit 0
-    }
-    # What is wrong is one line; a page of HTML comes from something else.
-    $reason = ($answer -split "`n")[0]
-    if ((-not $reason) -or ($reason -match '^<(!|html)')) { $reason = "the server answered with status $status" }
-    if (($status -eq 401) -or ($status -eq 403)) { Stop-Client 77 $reason }
-    if (($status -eq 429) -or ($status -eq 503) -or ($status -eq 504)) { Stop-Client 75 $reason }
-    if (($status -ge 400) -and ($status -lt 500)) { Stop-Client 65 $reason }
-    if (($status -ge 500) -and ($status -lt 600)) { Stop-Client 70 $reason }
-    Stop-Client 70 "$base answers with status $status; is it a vision-server?"
+    if ($status -ne 200) { Stop-Client (Get-ExitStatus $status) (Get-Refusal $status $answer) }
+    if ($answer.EndsWith("`n")) { $answer = $answer.Substring(0, $answer.Length - 1) }
+    return $answer
 }
 
 # Captions may hold any letter; without a console there is no encoding to set.
@@ -82,6 +119,9 @@ try { [Console]::OutputEncoding = New-Object System.Text.UTF8Encoding -ArgumentL
 # 5.1 on an older .NET offers TLS 1.0 only; 0 leaves the choice to the system.
 $tls = [Net.ServicePointManager]::SecurityProtocol
 if ([int]$tls -ne 0) { [Net.ServicePointManager]::SecurityProtocol = $tls -bor [Net.SecurityProtocolType]::Tls12 }
+
+# Another script that reads this one (vision-caption-folder-images.ps1) wants what stands above.
+if ($MyInvocation.InvocationName -eq '.') { return }
 
 $query = ''
 $prompt = $null
@@ -117,18 +157,7 @@ for ($i = 0; $i -lt $args.Count; $i++) {
     }
 }
 
-$base = $env:VISION_HOST
-if (-not $base) { $base = 'http://127.0.0.1:54880' }
-if ($base -notmatch '://') { $base = "http://$base" }
-$base = $base.TrimEnd('/')
-$address = $null
-if (-not [Uri]::TryCreate($base, [UriKind]::Absolute, [ref]$address)) {
-    Stop-Misused "VISION_HOST is not an address: $base"
-}
-if (($address.Scheme -ne 'http') -and ($address.Scheme -ne 'https')) {
-    Stop-Misused "VISION_HOST must be an http or https address: $base"
-}
-if ($env:VISION_API_KEY -match '[\x00-\x1f\x7f]') { Stop-Misused 'VISION_API_KEY holds a control character' }
+Find-Server
 
 if ($null -eq $prompt) {
     [Console]::Error.WriteLine($usage)
@@ -137,7 +166,8 @@ if ($null -eq $prompt) {
 if ($null -eq $image) {
     if (($prompt -ne 'prompts') -and ($prompt -ne 'model')) { Stop-Misused "no picture is named after '$prompt'" }
     if ($query) { Stop-Misused "$prompt takes no options" }
-    Invoke-Server "/$($prompt.ToLowerInvariant())" $null
+    Write-Output (Get-Answer "/$($prompt.ToLowerInvariant())" $null)
+    exit 0
 }
 if (-not $prompt) { Stop-Misused 'the prompt is empty' }
 # .NET has its own idea of the current folder, and -Path would read brackets in a name as a pattern.
@@ -147,4 +177,5 @@ if (-not $file) { Stop-Client 66 "there is no file '$image'" }
 if ([System.IO.Directory]::Exists($file)) { Stop-Client 66 "'$image' is a folder" }
 if (-not [System.IO.File]::Exists($file)) { Stop-Client 66 "there is no file '$image'" }
 try { $bytes = [System.IO.File]::ReadAllBytes($file) } catch { Stop-Client 66 "'$image' cannot be read" }
-Invoke-Server ("/process_image?prompt=" + [Uri]::EscapeDataString($prompt) + $query) $bytes
+Write-Output (Get-Answer ("/process_image?prompt=" + [Uri]::EscapeDataString($prompt) + $query) $bytes)
+exit 0

@@ -24,12 +24,14 @@ exit status
 EOF
 }
 
+me=vision-client # who speaks
+
 fail() {
-    printf 'vision-client: %s\n' "$2" >&2
+    printf '%s: %s\n' "$me" "$2" >&2
     exit "$1"
 }
 
-misused() { fail 64 "$1 (vision-client.sh --help)"; }
+misused() { fail 64 "$1 ($me.sh --help)"; }
 
 # Percent-encodes every byte outside RFC 3986's unreserved set. Runs in a subshell ($(...)), where the C locale makes
 # ${text:i:1} a byte; old bash gives bytes past 127 as negative numbers, hence the mask.
@@ -64,41 +66,76 @@ configuration() {
     case ${base#*://} in 127.* | localhost | localhost[:/]* | '[::1]'*) setting noproxy '*' ;; esac
 }
 
+# Sets $base, the server's address without a slash at its end.
+find_server() {
+    command -v curl >/dev/null 2>&1 || fail 69 'curl is needed and was not found'
+    base=${VISION_HOST:-http://127.0.0.1:54880}
+    case $base in
+        [Hh][Tt][Tt][Pp]://* | [Hh][Tt][Tt][Pp][Ss]://*) ;;
+        *://*) misused "VISION_HOST must be an http or https address: $base" ;;
+        *) base=http://$base ;;
+    esac
+    while [ "${base%/}" != "$base" ]; do base=${base%/}; done
+    case $base${VISION_API_KEY-} in *[[:cntrl:]]*) misused 'VISION_HOST or VISION_API_KEY holds a control character' ;; esac
+}
+
+# send PATH [curl flags]: one request. -q: a ~/.curlrc must not change what is sent. $instead may be `exec`.
+send() {
+    local path=$1
+    shift
+    ${instead-} curl -q -s -g --proto =http,https --connect-timeout 10 ${1+"$@"} -K <(configuration "$path")
+}
+
+# What curl's exit status means.
+broken() {
+    case $1 in
+        6) printf '%s' "cannot reach $base: the name is not known" ;;
+        7) printf '%s' "cannot reach $base: nothing answers there; is vision-server running?" ;;
+        28) printf '%s' "cannot reach $base: timed out" ;;
+        35 | 51 | 58 | 60 | 77) printf '%s' "cannot reach $base: the TLS connection failed" ;;
+        52 | 55 | 56 | 18) printf '%s' "$base ended the connection without a whole answer" ;;
+        *) printf '%s' "cannot reach $base (curl's code $1)" ;;
+    esac
+}
+
+# refusal STATUS BODY: what is wrong as one line; a page of HTML comes from something else.
+refusal() {
+    local said=${2%%$'\n'*}
+    case $said in '<!'* | '<html'* | '<HTML'*) said='' ;; esac
+    case $1 in
+        429 | 503 | 504) printf '%s' "${said:-the server cannot answer now (status $1)}" ;;
+        4??) printf '%s' "${said:-refused with status $1}" ;;
+        5??) printf '%s' "${said:-the server failed with status $1}" ;;
+        *) printf '%s' "$base answers with status $1; is it a vision-server?" ;;
+    esac
+}
+
+# The exit status for an HTTP status.
+exit_status() {
+    case $1 in
+        401 | 403) echo 77 ;;
+        429 | 503 | 504) echo 75 ;;
+        4??) echo 65 ;;
+        *) echo 70 ;;
+    esac
+}
+
 # ask PATH [curl flags]: prints the answer or fails. A body, if one is sent, comes on stdin, which has no name that curl
 # could take apart.
 ask() {
-    local path=$1 answer code status
-    shift
-    # -q: a ~/.curlrc must not change what is sent.
-    answer=$(curl -q -s -g --proto =http,https --connect-timeout 10 ${1+"$@"} -w '\n%{http_code}' \
-        -K <(configuration "$path"))
+    local answer code status
+    answer=$(send "$@" -w '\n%{http_code}')
     code=$?
-    case $code in
-        0) ;;
-        3) misused "VISION_HOST is not an address: $base" ;;
-        6) fail 69 "cannot reach $base: the name is not known" ;;
-        7) fail 69 "cannot reach $base: nothing answers there; is vision-server running?" ;;
-        28) fail 69 "cannot reach $base: timed out" ;;
-        35 | 51 | 58 | 60 | 77) fail 69 "cannot reach $base: the TLS connection failed" ;;
-        52 | 55 | 56 | 18) fail 69 "$base ended the connection without a whole answer" ;;
-        *) fail 69 "cannot reach $base (curl's code $code)" ;;
-    esac
+    [ $code -ne 3 ] || misused "VISION_HOST is not an address: $base"
+    [ $code -eq 0 ] || fail 69 "$(broken $code)"
     status=${answer##*$'\n'}
     answer=${answer%$'\n'*}
-    if [ "$status" = 200 ]; then
-        printf '%s\n' "${answer%$'\n'}"
-        return
-    fi
-    answer=${answer%%$'\n'*} # what is wrong is one line; a page of HTML comes from something else
-    case $answer in '<!'* | '<html'* | '<HTML'*) answer='' ;; esac
-    case $status in
-        401 | 403) fail 77 "${answer:-refused with status $status}" ;;
-        429 | 503 | 504) fail 75 "${answer:-the server cannot answer now (status $status)}" ;;
-        4??) fail 65 "${answer:-refused with status $status}" ;;
-        5??) fail 70 "${answer:-the server failed with status $status}" ;;
-        *) fail 70 "$base answers with status $status; is it a vision-server?" ;;
-    esac
+    [ "$status" = 200 ] || fail "$(exit_status "$status")" "$(refusal "$status" "$answer")"
+    printf '%s\n' "${answer%$'\n'}"
 }
+
+# Another script that reads this one (vision-caption-folder-images.sh) wants what stands above.
+[ "${BASH_SOURCE[0]}" = "$0" ] || return 0
 
 query=''
 words=0
@@ -137,16 +174,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-command -v curl >/dev/null 2>&1 || fail 69 'curl is needed and was not found'
-
-base=${VISION_HOST:-http://127.0.0.1:54880}
-case $base in
-    [Hh][Tt][Tt][Pp]://* | [Hh][Tt][Tt][Pp][Ss]://*) ;;
-    *://*) misused "VISION_HOST must be an http or https address: $base" ;;
-    *) base=http://$base ;;
-esac
-while [ "${base%/}" != "$base" ]; do base=${base%/}; done
-case $base${VISION_API_KEY-} in *[[:cntrl:]]*) misused 'VISION_HOST or VISION_API_KEY holds a control character' ;; esac
+find_server
 
 case $words:${prompt-} in
     0:*) usage >&2 && exit 64 ;;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import socket
 import threading
@@ -12,52 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.peer import Answer, Peer, good
 from vision_server.client.server import ClientError, Prompt, Server, Unreachable
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class Peer(http.server.ThreadingHTTPServer):
-    """Answers `answers[path]`; keeps what it was sent."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: dict[str, Answer] = {}
-        self.heard: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Peer
-
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self.server.heard.append((self.command, self.path, dict(self.headers), body))
-        status, headers, answered = self.server.answers[self.path]
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(answered)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(answered)
-
-    do_POST = do_GET
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with Peer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def good(value: object) -> Answer:
-    return 200, {}, json.dumps(value).encode()
 
 
 def test_what_is_sent(peer: Peer) -> None:
@@ -113,7 +68,7 @@ FOREIGN = "is no vision-server"
         ((200, {}, b"[]"), FOREIGN),
         ((200, {}, b'{"result": 7}'), FOREIGN),
         ((200, {}, b'{"answer": "x"}'), FOREIGN),
-        ((200, {"Content-Length": "99"}, b'{"result"'), FOREIGN),
+        ((200, {"Content-Length": "99"}, b'{"result"'), "ended the connection without a whole answer."),
     ],
 )
 def test_what_is_no_answer_is_told_in_one_line(peer: Peer, answered: Answer, said: str) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
+import aiohttp
 import pytest
 from PIL import Image
 
@@ -102,9 +103,14 @@ async def test_a_full_queue_and_a_model_that_cannot_load(tmp_path: Path, picture
     gate = tmp_path / "gate"
     async with live_daemon(tmp_path / "slow", "--load", "slow", "--gate", str(gate), max_queue=1) as url:
         first = asyncio.create_task(ask(url, "caption", picture))
-        # Asked until the first has taken the only place; while it loads, nothing else takes one for good.
-        while "places" not in (refused := await ask(url, "load-probe", picture))[2]:
-            assert refused[0] == 65
-        assert refused[0] == 75
+        async with aiohttp.ClientSession() as session:
+            depth = 0
+            while depth != 1:  # until the first has taken the only place
+                assert not first.done()
+                async with session.get(f"{url}/status") as response:
+                    depth = (await response.json())["queue_depth"]
+        code, _, err = await ask(url, "caption", picture)
+        assert code == 75
+        assert "places" in err
         gate.touch()
         assert (await first)[0] == 0

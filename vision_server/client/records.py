@@ -1,0 +1,108 @@
+"""Answers as JSON, JSON Lines or CSV, on standard output or in a file that a later run goes on with.
+
+An answer is `{"image", "prompt", "answer"}`, and `text` or `region` where the prompt was given one: training reads it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .files import write_whole
+from .server import ClientError
+from .terminal import Result
+
+FORMATS = ("json", "jsonl", "csv")
+_COLUMNS = ("image", "prompt", "answer", "text", "region")
+
+
+class Records:
+    """One list of answers. `known` says which (image, prompt) a file held already; those need no asking.
+
+    JSON Lines and CSV are written as they come, an answer in one write; JSON is made whole by `close`.
+    """
+
+    def __init__(self, form: str, path: Path | None, overwrite: bool) -> None:
+        """Raises ClientError for a file that is no such list, OSError."""
+        self._form = form
+        self._path = path
+        self._records: list[dict[str, Any]] = []
+        if path is not None and path.exists() and not overwrite:
+            self._records = _read(form, path)
+        self.known = {(record["image"], record["prompt"]) for record in self._records}
+        if path is not None and form != "json":  # what broke off, if anything, is cut away
+            write_whole(path, "".join([_head(form), *(_line(form, one) for one in self._records)]).encode())
+        elif path is None:
+            sys.stdout.write(_head(form))
+
+    def add(self, image: str, prompt: str, answer: Result, text: str, region: str) -> None:
+        """Raises OSError."""
+        more = {name: value for name, value in (("text", text), ("region", region)) if value}
+        record: dict[str, Any] = {"image": image, "prompt": prompt, "answer": answer, **more}
+        self._records.append(record)
+        if self._form == "json":
+            return
+        if self._path is None:
+            sys.stdout.write(_line(self._form, record))
+            sys.stdout.flush()
+        else:
+            with self._path.open("ab") as file:
+                file.write(_line(self._form, record).encode())
+
+    def close(self) -> None:
+        """Raises OSError."""
+        if self._form != "json":
+            return
+        whole = json.dumps(self._records, ensure_ascii=False, indent=1) + "\n"
+        if self._path is None:
+            sys.stdout.write(whole)
+        else:
+            write_whole(self._path, _encodable(whole).encode())
+
+
+def _head(form: str) -> str:
+    return _row(_COLUMNS) if form == "csv" else ""
+
+
+def _line(form: str, record: dict[str, Any]) -> str:
+    if form == "jsonl":
+        return _encodable(json.dumps(record, ensure_ascii=False)) + "\n"
+    answer = record["answer"] if isinstance(record["answer"], str) else json.dumps(record["answer"], ensure_ascii=False)
+    return _row([{**record, "answer": answer}.get(name, "") for name in _COLUMNS])
+
+
+def _row(cells: Any) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    return _encodable(out.getvalue())
+
+
+def _encodable(text: str) -> str:
+    """A name that is not UTF-8 holds lone surrogates, which JSON can spell and a file cannot hold as they are."""
+    return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
+
+
+def _read(form: str, path: Path) -> list[dict[str, Any]]:
+    """The whole records of a file; a last one that broke off is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        if form == "json":
+            records = json.loads(text) if text.strip() else []
+        elif form == "jsonl":
+            records = [json.loads(line) for line in text.split("\n")[:-1] if line.strip()]
+        else:
+            rows = list(csv.reader(io.StringIO(text, newline=""), strict=False))
+            if rows and tuple(rows[0]) != _COLUMNS:
+                raise ValueError
+            whole = rows[1:] if text.endswith("\n") and (not rows or len(rows[-1]) == len(_COLUMNS)) else rows[1:-1]
+            records = [dict(zip(_COLUMNS, row, strict=True)) for row in whole]
+        if not all(isinstance(one["image"], str) and isinstance(one["prompt"], str) and one["answer"] is not None
+                   for one in records):  # fmt: skip
+            raise ValueError
+    except (ValueError, TypeError, KeyError):
+        raise ClientError(f"{path} is no list of answers as {form}: name another file, or say --overwrite.") from None
+    return records
