@@ -22,11 +22,16 @@ COMMANDS = {
     "caption": "Ask a running server about pictures, or (-i) be asked for picture and prompt in turn.",
     "models": "List the checkpoints that have a name, and what of them is on disk.",
     "pull": "Fetch a checkpoint from the hub ahead of time, or what has changed of it, and print its folder.",
-    "doctor": "Print versions, device, memory, configuration and what is wrong.",
+    "finetune": "Teach a checkpoint from your own pictures and answers; writes an adapter or a checkpoint to serve.",
+    "merge": "Write a checkpoint with an adapter merged in, or in another layout, as a folder of its own.",
+    "evaluate": "Ask a checkpoint what you know the answers to, and print how right it is; compare two such runs.",
+    "doctor": "Print versions, device, memory, configuration and what is wrong; or (--server) how a running server is.",
 }
 _DEMO_FLAGS = ("model", "device", "dtype")
 _HUB_FLAGS = ("cache_dir", "offline", "hf_endpoint", "download_stall_timeout_s")
-_TAKE_WORDS = ("caption", "pull")  # not flags only
+_WORK_FLAGS = ("model", "adapter", "revision", *_HUB_FLAGS)
+_TEACH_FLAGS = ("model", "revision", *_HUB_FLAGS)
+_TAKE_WORDS = ("caption", "finetune", "pull")  # not flags only
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,9 +98,33 @@ def _add_settings(parser: _Parser, command: str) -> None:
     if command == "pull":
         parser.add_argument("name", help="a name that `models` lists, or owner/name on the hub", metavar="NAME")
         parser.add_argument("--revision", help="a branch, a tag or a commit (default: as in the settings)")
+    if command == "doctor":
+        parser.add_argument("--server", help="look at the one that runs there, with VISION_API_KEY", metavar="URL")
     if command == "models":
         parser.add_argument("--json", action="store_true", help="as JSON, with everything that is known")
-    setting_texts.add_flags(parser, _HUB_FLAGS if command in ("models", "pull") else settings.TABLE)
+    if command == "merge":
+        from . import merging
+
+        parser.add_argument("--out", type=Path, required=True, help="the new folder", metavar="FOLDER")
+        parser.add_argument("--layout", choices=merging.LAYOUTS, default="same", help="how it is laid out (same)")
+        parser.add_argument("--dtype", choices=merging.DTYPES, default="float32", help="of the weights (float32)")
+    if command == "evaluate":
+        from .evaluation import flags
+
+        flags.add_flags(parser)
+    if command == "finetune":
+        from .finetune.flags import add_flags
+
+        add_flags(parser)
+    asking = (*_WORK_FLAGS, "device", "dtype")
+    shown = {
+        "models": _HUB_FLAGS,
+        "pull": _HUB_FLAGS,
+        "merge": _WORK_FLAGS,
+        "finetune": _TEACH_FLAGS,
+        "evaluate": asking,
+    }
+    setting_texts.add_flags(parser, shown.get(command, settings.TABLE))
 
 
 def _run(command: str, flags: dict[str, Any], config: Path | None) -> int:
@@ -117,15 +146,45 @@ def _run(command: str, flags: dict[str, Any], config: Path | None) -> int:
         from . import pull
 
         return pull.main(flags.pop("name"), flags.pop("revision"), flags, config)
+    if command == "merge":
+        from . import merging
+
+        return merging.main(flags.pop("out"), flags.pop("layout"), flags.pop("dtype"), flags, config)
+    if command == "evaluate":
+        return _evaluate(flags, config)
+    if command == "finetune":
+        return _finetune(flags, config)
     if command == "doctor":
         from . import doctor
 
-        return doctor.main(flags, config)
+        server = flags.pop("server")
+        return doctor.main(flags, config, server)
     loaded = settings.load(flags, config)
     from . import daemon, log
 
     log.setup(loaded.settings.log_level, loaded.settings.log_format)
     return daemon.main(loaded.settings)
+
+
+def _evaluate(flags: dict[str, Any], config: Path | None) -> int:
+    from .evaluation.flags import taken
+
+    settings.let_waiting_threads_sleep()
+    try:
+        from .evaluation import command
+    except ModuleNotFoundError as error:
+        return _complain(f"evaluate needs {error.name}, which is not installed: pip install 'vision-server[train]'.", 1)
+    return command.main(taken(flags), flags, config)
+
+
+def _finetune(flags: dict[str, Any], config: Path | None) -> int:
+    settings.let_waiting_threads_sleep()
+    try:
+        from .finetune import command
+    except ModuleNotFoundError as error:
+        return _complain(f"finetune needs {error.name}, which is not installed: pip install 'vision-server[train]'.", 1)
+    set_by_flags = {name: flags.pop(name) for name in _TEACH_FLAGS if name in flags}
+    return command.main(flags, set_by_flags, config)
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,5 +1,7 @@
 """What `vision-server doctor` prints: versions, device, memory, cache, settings and their sources, and what is wrong.
 
+With `--server` it looks at a running server instead; what that is asked stands in `client.checkup`.
+
 Torch is asked in a process of its own, as the daemon never loads it either. Nothing is changed, nothing is fetched.
 """
 
@@ -21,6 +23,7 @@ import psutil
 
 from . import __version__, hub, settings
 from .catalog import Checkpoint
+from .client import checkup
 from .errors import BadSetting, VisionError
 from .served import served, source
 from .settings import Loaded, Settings
@@ -36,9 +39,15 @@ print(json.dumps({"devices": devices, "threads": torch.get_num_threads()}))
 """
 
 
-def main(flags: Mapping[str, Any], config: Path | None) -> int:
-    """Print the report; 1 if something is wrong, else 0."""
+def main(flags: Mapping[str, Any], config: Path | None, server: str | None = None) -> int:
+    """Print the report, on this machine or on the server at an address; 1 if something is wrong, else 0."""
     report = Report()
+    if server is not None:
+        report.section("running server")
+        for finding in checkup.examine(server, settings.server_to_ask()[1]):
+            (report.fault if finding.is_wrong else report.line)(finding.name, finding.text)
+        report.finish()
+        return 1 if report.faults else 0
     report.section("versions")
     _versions(report)
     report.section("machine")

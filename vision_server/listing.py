@@ -15,6 +15,7 @@ from typing import Any
 from . import hub, settings
 from .catalog import CATALOG, Checkpoint
 from .errors import BadSetting, VisionError
+from .footprint import footprint
 from .served import named, source
 from .settings import Settings
 
@@ -70,7 +71,7 @@ def _listed(checkpoint: Checkpoint, chosen: Settings) -> Listed:
     wanted = source(checkpoint, chosen)
     if wanted is None:
         assert checkpoint.directory is not None
-        size = sum(file.stat().st_size for file in checkpoint.directory.iterdir() if file.is_file())
+        size = footprint(checkpoint).size_bytes
         state, where = "complete", str(checkpoint.directory)
     else:
         try:

@@ -28,17 +28,34 @@ def agrees(result: str | Mapping[str, Any], truth: str | Mapping[str, Any], size
     if isinstance(result, str) or isinstance(truth, str):
         return result == truth
     said, true = shapes(result), shapes(truth)
-    if len(said) != len(true):
-        return False
+    pairs = _matched(said, true, size)
+    return len(pairs) == len(said) == len(true) and all(
+        share >= (RIGHT_BOX_OVERLAP if one.kind == "box" else RIGHT_OUTLINE_OVERLAP) for share, one in pairs
+    )
+
+
+def mean_iou(result: Mapping[str, Any], truth: Mapping[str, Any], size: tuple[int, int]) -> float:
+    """The mean overlap of an answer's places with the true ones: 0 to 1, 1 where there are none and none are named.
+
+    Pairs have one label and kind, the best first. A place that is missing, and one too many, counts as 0.
+    """
+    said, true = shapes(result), shapes(truth)
+    wanted = max(len(said), len(true))
+    return sum(share for share, _ in _matched(said, true, size)) / wanted if wanted else 1.0
+
+
+def _matched(said: Sequence[Shape], true: Sequence[Shape], size: tuple[int, int]) -> list[tuple[float, Shape]]:
+    """The overlap of each pair and its true place, each place in one pair; what does not meet at all is no pair."""
     pairs = [(_overlap(one, other, size), i, j) for i, one in enumerate(said) for j, other in enumerate(true)]
     met: set[int] = set()
     used: set[int] = set()
+    found = []
     for share, i, j in sorted(pairs, reverse=True):
-        needed = RIGHT_BOX_OVERLAP if true[j].kind == "box" else RIGHT_OUTLINE_OVERLAP
-        if share >= needed and i not in used and j not in met:
+        if share > 0 and i not in used and j not in met:
             used.add(i)
             met.add(j)
-    return len(met) == len(true)
+            found.append((share, true[j]))
+    return found
 
 
 def polygon_iou(one: Sequence[Ring], other: Sequence[Ring], size: tuple[int, int]) -> float:

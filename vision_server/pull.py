@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from . import hub, settings
+from .catalog import Checkpoint
 from .errors import VisionError
 from .served import named, source
+from .settings import Settings
 
 _SHOWN_EVERY_S = 0.2
 _RATE_OVER_S = 5.0
@@ -35,13 +37,12 @@ def main(name: str, revision: str | None, flags: Mapping[str, Any], config: Path
         return 0
     bar = Bar()
     try:
-        folder = hub.fetch(wanted, bar.report, refresh=True)
+        with bar:
+            folder = hub.fetch(wanted, bar.report, refresh=True)
     except (VisionError, KeyboardInterrupt) as error:
-        bar.clear()
         why = str(error) or "stopped. What has come is kept: the next call goes on from there."
         sys.stderr.write(f"vision-server pull: {why}\n")
         return 1 if isinstance(error, VisionError) else 130
-    bar.clear()
     sys.stderr.write(
         f"{wanted.repository}: {bar.total / 1e6:,.1f} MB are here.\n"
         if bar.total
@@ -51,8 +52,18 @@ def main(name: str, revision: str | None, flags: Mapping[str, Any], config: Path
     return 0
 
 
+def folder_of(checkpoint: Checkpoint, settings: Settings) -> Path:
+    """Where its files lie, fetched first where they are not here, with a bar. Raises VisionError."""
+    if checkpoint.directory is not None:
+        return checkpoint.directory
+    wanted = source(checkpoint, settings)
+    assert wanted is not None, "a checkpoint without a folder has a repository"
+    with Bar() as bar:
+        return hub.fetch(wanted, bar.report)
+
+
 class Bar:
-    """One line of progress in a terminal, written over itself; nothing elsewhere."""
+    """One line of progress in a terminal, written over itself and gone in the end; nothing elsewhere."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self.total = 0
@@ -60,6 +71,12 @@ class Bar:
         self._shown_s: float | None = None
         self._columns = 0
         self._seen: list[tuple[float, int]] = []  # of the last seconds, for the rate
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.clear()
 
     def report(self, phase: str, done: int, total: int) -> None:
         self.total = total

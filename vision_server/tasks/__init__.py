@@ -8,6 +8,7 @@ from .fields import parse_fields
 from .registry import STOCK, TASKS, Task, find, literal, lookup, of_token
 from .sentences import check_input, sentence
 from .shapes import Kind, Shape, shapes
+from .written import written
 
 __all__ = [
     "STOCK",
@@ -24,4 +25,5 @@ __all__ = [
     "parse_fields",
     "sentence",
     "shapes",
+    "written",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,7 @@ class SceneBatches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         rng = random.Random(self.seed)
         while True:
-            tokens = _chosen(rng, LONG if rng.random() < LONG_SHARE else SHORT, self.prompts)
+            tokens = chosen(rng, LONG if rng.random() < LONG_SHARE else SHORT, self.prompts)
             scenes = [_scene(rng) for _ in range(self.pictures)]
             asked = [ask(one, token) for one in scenes for token in tokens]
             sizes = [one.size_px for one in scenes for _ in tokens]
@@ -125,7 +125,7 @@ class SceneBatches(IterableDataset[Batch]):
         return [BOS, *self.tokenizer.encode(text, add_special_tokens=False).ids, EOS]
 
 
-def _chosen(rng: random.Random, weights: dict[str, float], count: int) -> list[str]:
+def chosen(rng: random.Random, weights: Mapping[str, float], count: int) -> list[str]:
     """`count` different tokens (Efraimidis and Spirakis, 2006)."""
     return sorted(weights, key=lambda token: rng.random() ** (1 / weights[token]))[-count:]
 

@@ -6,14 +6,13 @@ becomes 8 x 8 positions of 16 px, fine enough for boxes and letters.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from vision_server.engine.config import Config, GenerationConfig, PreprocessConfig, TextConfig, VisionConfig
-from vision_server.training.vocabulary import ENDS, IMAGE_TOKEN
+from vision_server.engine.describe import describe_native, write_files
+from vision_server.engine.preprocess import IMAGE_TOKEN
 
 SIDE_PX = 128
 GRID = 8
@@ -54,72 +53,5 @@ def demo_config(tokenizer: Tokenizer) -> Config:
 def write_description(directory: Path, config: Config, tokenizer: Tokenizer) -> None:
     """Everything of the checkpoint but its weights."""
     directory.mkdir(parents=True, exist_ok=True)
-    generation: dict[str, Any] = {
-        **vars(config.generation),
-        "num_beams": 3,
-        "early_stopping": True,
-        "no_repeat_ngram_size": 3,
-        "length_penalty": 1.0,
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
-        "decoder_start_token_id": 2,
-    }
-    description = {
-        "architectures": ["Florence2ForConditionalGeneration"],
-        "model_type": "florence2",
-        "is_encoder_decoder": True,
-        "tie_word_embeddings": True,
-        "image_token_id": config.image_token_id,
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
-        "dtype": "float16",
-        "vision_config": {"model_type": "florence_vision", **vars(config.vision)},
-        "text_config": {
-            "model_type": "bart",
-            **vars(config.text),
-            "bos_token_id": 0,
-            "pad_token_id": 1,
-            "eos_token_id": 2,
-            "decoder_start_token_id": 2,
-            "is_encoder_decoder": True,
-        },
-    }
-    preprocess = config.preprocess
-    size = {"height": preprocess.height, "width": preprocess.width}
-    picture = {
-        "image_processor_type": "CLIPImageProcessor",
-        "processor_class": "Florence2Processor",
-        "image_seq_length": GRID * GRID + 1,
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": size,
-        "resample": preprocess.resample,
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": preprocess.rescale_factor,
-        "do_normalize": True,
-        "image_mean": preprocess.mean,
-        "image_std": preprocess.std,
-    }
-    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), ENDS, strict=True))
-    words = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "processor_class": "Florence2Processor",
-        **names,
-        "cls_token": "<s>",
-        "sep_token": "</s>",
-        "image_token": IMAGE_TOKEN,
-        "extra_special_tokens": {"image_token": IMAGE_TOKEN},
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": config.text.max_position_embeddings,
-    }
-    for name, value in {
-        "config.json": description,
-        "generation_config.json": generation,
-        "preprocessor_config.json": picture,
-        "tokenizer_config.json": words,
-    }.items():
-        (directory / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_files(directory, describe_native(config, "float16"))
     tokenizer.save(str(directory / "tokenizer.json"))

@@ -9,6 +9,7 @@ small and large.
 import itertools
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,12 +107,15 @@ class _Shape:
     height: float
 
 
-def scene(seed: int, size_px: int = 256) -> Scene:
-    """The scene of this seed; the same for every call, and in shares of the side the same for every `size_px`."""
+def scene(seed: int, size_px: int = 256, kinds: Sequence[str] = KINDS) -> Scene:
+    """The scene of this seed; the same for every call, and in shares of the side the same for every `size_px`.
+
+    Each thing is one of `kinds`, all of them as likely; one that stands there twice is twice as likely.
+    """
     rng = random.Random(seed)
     texture = "plain" if rng.random() < 0.5 else rng.choice(TEXTURES[1:])
     background = f"{texture} {rng.choice(TINTS)}"
-    wanted = [(rng.choice(KINDS), rng.choice(COLOURS)) for _ in range(rng.randint(1, 5))]
+    wanted = [(rng.choice(kinds), rng.choice(COLOURS)) for _ in range(rng.randint(1, 5))]
     text = _sign_text(rng) if rng.random() < SIGN_SHARE else None
     sign_colour = rng.choice(SIGN_COLOURS)
     sign, items = _placed(rng, wanted, text, sign_colour)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from vision_server.tasks.regions import quantize
 from vision_server.training.scenes import Item, Scene, Sign
 
 OUTLINE_POINTS: Final = 16
@@ -37,7 +38,7 @@ def things(scene: Scene) -> list[Item | Sign]:
 
 def locations(values: Iterable[float], size_px: int) -> str:
     """Pixels as `<loc_n>` tokens: n = floor(1000 * value / size), held between 0 and 999."""
-    return "".join(f"<loc_{min(999, max(0, int(value * 1000 // size_px)))}>" for value in values)
+    return "".join(f"<loc_{quantize(value, size_px)}>" for value in values)
 
 
 def outline(thing: Item | Sign) -> list[float]:

@@ -11,15 +11,13 @@ from dataclasses import replace
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from vision_server.engine.preprocess import FLORENCE_TOKENS
+from vision_server.engine.preprocess import ENDS, FLORENCE_TOKENS, IMAGE_TOKEN
 from vision_server.tasks import STOCK, find
 from vision_server.training.cells import COLUMNS, ROWS, SIZES
 from vision_server.training.questions import PROMPTS, ask
 from vision_server.training.scenes import TRAIN_SEEDS, scene
 from vision_server.training.truth import NUMBERS
 
-ENDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, as in BART
-IMAGE_TOKEN = "<image>"
 TEXT_TOKENS = 720  # an upper bound; training stops early when every word is whole
 TEXT_SCENES = 2000
 FREQUENT = 200
@@ -31,7 +29,7 @@ def build_tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=TEXT_TOKENS,
-        special_tokens=ENDS,
+        special_tokens=list(ENDS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
