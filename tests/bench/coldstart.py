@@ -1,15 +1,16 @@
 """From an idle daemon to the first answer, against a fresh Python that makes transformers' Florence-2 ready.
 
 `python tests/bench/coldstart.py`. Random weights of base's size on the CPU in float32, in the system's file cache on
-both sides. Ours is the time of the first answer, for which the worker is started and the model loaded, less that of the
-next one; the reference is the time from starting Python until model and processor are there. The second row is the same
-with `standby`, once the process that is kept has imported all it can. README.md says more.
+both sides. Ours is the time of the first answer, for which the worker is started and the model loaded, less the median
+of the next three; the reference is the time from starting Python until model and processor are there. The second row is
+the same with `standby`, once the process that is kept has imported all it can. README.md says more.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ NAME = "cold: idle daemon to first answer, less a warm answer, base on CPU"
 STANDBY_NAME = f"{NAME}, standby"
 PAIRS = 7
 TOKENS = 4
+WARM = 3  # an answer takes several times as long as waking up with standby, and is as uneven as the machine
 QUIET_S = 0.5
 READY = "ready"
 REFERENCE = f"""
@@ -45,7 +47,7 @@ print("{READY}", flush=True)
 
 @dataclass(frozen=True)
 class Wake:
-    """One waking up: the first answer and the next, in seconds, and the process that gave them."""
+    """One waking up: the first answer and a usual one, in seconds, and the process that gave them."""
 
     cold_s: float
     warm_s: float
@@ -57,15 +59,16 @@ class Wake:
 
 
 def wake(daemon: Daemon, number: int, *, standby: bool = False) -> Wake:
-    """Send the worker home, then ask about two pictures that are as large as each other."""
+    """Send the worker home, then ask about pictures that are as large as each other."""
     timed(daemon, "/unload", b"")
     while timed(daemon, "/status")[1]["worker_pid"] is not None:
         time.sleep(0.05)
     if standby:
         _wait_until_quiet(daemon)
     path = f"/process_image?max_new_tokens={TOKENS}"
-    cold_s, warm_s = (timed(daemon, path, jpeg(picture))[0] for picture in (2 * number, 2 * number + 1))
-    return Wake(cold_s, warm_s, timed(daemon, "/status")[1]["worker_pid"])
+    first = (1 + WARM) * number
+    cold_s, *warm_s = (timed(daemon, path, jpeg(picture))[0] for picture in range(first, first + 1 + WARM))
+    return Wake(cold_s, statistics.median(warm_s), timed(daemon, "/status")[1]["worker_pid"])
 
 
 def _wait_until_quiet(daemon: Daemon) -> None:

@@ -1,8 +1,9 @@
 """What a cold start is made of: the worker's own steps, one after the other, with their time, system time and faults.
 
 `python -m tests.bench.wake` writes results/wake.json. Random weights of base's size in float32 on the CPU, the file in
-the system's cache. Each step is taken in a fresh process as the worker takes them; medians over the processes. The
-floor of a load is what it must write, at the speed at which one core fills memory that the process did not have before.
+the system's cache. Each step is taken in a fresh process as one with `standby` takes them; medians over the processes.
+A worker that is started cold makes memory its own while it imports torch. The floor of a load is what it must write, at
+the speed at which one core fills memory that the process did not have before: `memory for the load` is below it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import Any
 
 from tests.bench.machine import circumstances, write_result
 from tests.bench.rows import at_least_one
+from vision_server.worker.ahead import Heap, weight_bytes
 from vision_server.worker.process import KEEP_MEMORY
+from vision_server.worker.resources import usable_cores
 
 PROCESSES = 5
 TOKENS = 4
@@ -50,6 +53,7 @@ def steps(directory: Path, began_s: float) -> dict[str, dict[str, float]]:
 
     measured("import torch", lambda: __import__("torch"))
     engine = measured("import the engine", lambda: __import__("vision_server.engine", fromlist=["Florence"]))
+    measured("memory for the load", lambda: Heap(weight_bytes(directory, "float32")).finish(usable_cores()))
     florence = measured("load", lambda: engine.Florence.load(directory, "cpu", "float32", feature_cache_bytes=0))
     found["load"]["bytes_written"] = florence.network.weight_bytes
     measured("fill fresh memory", lambda: b"\1" * _FILLED_BYTES)
