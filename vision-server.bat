@@ -3,6 +3,8 @@ rem Runs vision-server from a checkout. The first run makes .venv and installs; 
 rem
 rem   vision-server.bat [flags]              serve (--help lists the flags)
 rem   vision-server.bat demo                 caption the bundled pictures with the embedded checkpoint
+rem   vision-server.bat evaluate --data FILE ask a checkpoint what you know the answers to; installs what that needs
+rem   vision-server.bat finetune DATA ...    teach a checkpoint from your own pictures; installs what that needs
 rem   vision-server.bat test [pytest args]   ruff, mypy and pytest; with arguments only pytest
 rem
 rem PYTHON names the interpreter that .venv is made with. Nothing is installed again until pyproject.toml or
@@ -18,9 +20,16 @@ set "LOG=%VENV%\install.log"
 set "KEY=%VENV%\.key-%RANDOM%"
 set "WHAT=base"
 set "TARGET=."
+if /i "%~1"=="evaluate" goto ensure_train
+if /i "%~1"=="finetune" goto ensure_train
 if /i not "%~1"=="test" goto ensure
 set "WHAT=test"
 set "TARGET=.[test]"
+goto ensure
+
+:ensure_train
+set "WHAT=train"
+set "TARGET=.[train]"
 
 :ensure
 if not exist "%PY%" goto make_venv
@@ -42,7 +51,10 @@ goto start
 rem A stamp that no longer matches goes first, so that an install that is cut short is done again.
 fc /b "%KEY%" "%VENV%\.stamp-base" >nul 2>nul
 if errorlevel 1 del /q "%VENV%\.stamp-base" >nul 2>nul
-del /q "%VENV%\.stamp-test" >nul 2>nul
+fc /b "%KEY%" "%VENV%\.stamp-train" >nul 2>nul
+if errorlevel 1 del /q "%VENV%\.stamp-train" >nul 2>nul
+fc /b "%KEY%" "%VENV%\.stamp-test" >nul 2>nul
+if errorlevel 1 del /q "%VENV%\.stamp-test" >nul 2>nul
 >&2 echo vision-server: installing into .venv; the first time takes minutes (log: "%LOG%")
 pushd "%ROOT%"
 "%PY%" -m pip install --disable-pip-version-check --no-input -q -c constraints.txt -e "%TARGET%" >"%LOG%" 2>&1 <nul
@@ -50,6 +62,8 @@ set "CODE=%ERRORLEVEL%"
 popd
 if not "%CODE%"=="0" goto install_failed
 copy /b /y "%KEY%" "%VENV%\.stamp-base" >nul
+if errorlevel 1 goto cannot_write
+if not "%WHAT%"=="base" copy /b /y "%KEY%" "%VENV%\.stamp-train" >nul
 if errorlevel 1 goto cannot_write
 if "%WHAT%"=="test" copy /b /y "%KEY%" "%VENV%\.stamp-test" >nul
 if errorlevel 1 goto cannot_write

@@ -3,6 +3,8 @@
 #
 #   ./vision-server.sh [flags]              serve (--help lists the flags)
 #   ./vision-server.sh demo                 caption the bundled pictures with the embedded checkpoint
+#   ./vision-server.sh evaluate --data FILE ask a checkpoint what you know the answers to; installs what that needs
+#   ./vision-server.sh finetune DATA ...    teach a checkpoint from your own pictures; installs what that needs
 #   ./vision-server.sh test [pytest args]   ruff, mypy and pytest; with arguments only pytest, from the checkout's root
 #
 # PYTHON names the interpreter that .venv is made with. Nothing is installed again until pyproject.toml or
@@ -123,15 +125,15 @@ lock() {
 
 fresh() { [ -x "$venv/bin/vision-server" ] && [ "$(cat "$venv/.stamp-$1" 2>/dev/null)" = "$key" ]; }
 
-# ensure base | test: .venv holds that set of packages at the pinned versions.
+# ensure base | train | test: .venv holds that set of packages at the pinned versions.
 ensure() {
     local what=$1 target=. sets=base
     key="$root $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
     if fresh "$what" && usable; then return; fi
-    if [ "$what" = test ]; then
-        target='.[test]'
-        sets='base test'
-    fi
+    case $what in
+        train) target='.[train]' sets='base train' ;;
+        test) target='.[test]' sets='base train test' ;; # whose packages hold those of train
+    esac
     lock
     if ! fresh "$what" || ! usable; then
         usable || make_venv
@@ -163,7 +165,10 @@ trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
 
 if [ "${1-}" != test ]; then
-    ensure base
+    case ${1-} in
+        evaluate | finetune) ensure train ;;
+        *) ensure base ;;
+    esac
     exec "$venv/bin/vision-server" ${1+"$@"}
 fi
 
