@@ -28,6 +28,7 @@ FILES = {path.name: path.read_bytes() for path in EMBEDDED.iterdir()}
 SIZE = len(FILES[WEIGHTS])
 TOTAL = sum(map(len, FILES.values()))
 HALF = SIZE // 2
+BUFFER_BYTES = 1 << 16  # what was counted, but not handed to the system before its process was killed
 PICTURE = next(EMBEDDED.parents[1].joinpath("samples").glob("*.png"))
 TOKEN = "hf_do_not_show_me"
 
@@ -84,6 +85,11 @@ def past_the_download(daemon: Daemon) -> None:
         until(daemon, asked, lambda now: now["state"] == "ready" or now["load_phase"] == "weights")
         daemon.process.kill()
         assert isinstance(asked.exception(), OSError) or asked.result()[0] == 200
+
+
+def asked_of_the_cdn(hub: Hub) -> bool:
+    """Which comes after the hub itself was, whose answer names it."""
+    return any(one.path.startswith("/cdn/") for one in hub.seen)
 
 
 def log_of(daemon: Daemon) -> str:
@@ -200,7 +206,7 @@ def test_the_librarys_variables_count_and_the_token_is_shown_nowhere(hub: Hub, s
         daemon = start("--log-level", "debug", HF_ENDPOINT=hub.url, **variables)
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(daemon.call, "/load", b"")
-            until(daemon, asked, lambda _: bool(hub.gets(WEIGHTS)))
+            until(daemon, asked, lambda _: asked_of_the_cdn(hub))
             processes = [psutil.Process(daemon.process.pid), psutil.Process(status(daemon)["worker_pid"])]
             shown += str([process.cmdline() for process in processes]) + json.dumps(status(daemon))
             daemon.process.kill()
@@ -223,7 +229,7 @@ def test_a_daemon_that_died_during_a_download_is_gone_on_from(hub: Hub, start: S
     daemon = start("--hf-endpoint", hub.url)
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(caption, daemon)
-        until(daemon, asked, lambda now: now["load_bytes_done"] >= HALF)
+        until(daemon, asked, lambda now: now["load_bytes_done"] >= TOTAL - SIZE + HALF)  # the small ones come first
         worker = psutil.Process(status(daemon)["worker_pid"])
         daemon.process.kill()
         assert isinstance(asked.exception(), OSError)
@@ -232,7 +238,7 @@ def test_a_daemon_that_died_during_a_download_is_gone_on_from(hub: Hub, start: S
     past_the_download(start("--hf-endpoint", hub.url))
     first, resumed = [one.range for one in hub.gets(WEIGHTS)]
     assert first is None
-    assert HALF <= int(str(resumed).removeprefix("bytes=").removesuffix("-")) < SIZE
+    assert HALF - BUFFER_BYTES <= int(str(resumed).removeprefix("bytes=").removesuffix("-")) < SIZE
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -19,21 +19,23 @@ import pytest
 from tests.daemon_process import ENVIRONMENT, GIF, Daemon
 
 WAIT_S = 30
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
 Start = Callable[..., Daemon]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """A daemon whose worker is the one without a model; `worker` are its flags."""
+    """A daemon whose worker is the one without a model; `worker` are its flags; it inherits some signals `ignored`."""
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "config.json").write_text("{}")
     config = tmp_path / "config.yaml"
     config.write_text(f"model: {json.dumps(str(tmp_path / 'toy'))}\nprompts: [<FAKE>]\nport: 0\n")
     with ExitStack() as stack:
 
-        def begin(*words: str, worker: tuple[str, ...] = ()) -> Daemon:
+        def begin(*words: str, worker: tuple[str, ...] = (), ignored: tuple[int, ...] = ()) -> Daemon:
             code = (
-                "import sys; from functools import partial; from vision_server import cli, daemon\n"
+                "import signal, sys; from functools import partial; from vision_server import cli, daemon\n"
+                f"for number in {tuple(map(int, ignored))!r}: signal.signal(number, signal.SIG_IGN)\n"
                 f"worker = (sys.executable, '-m', 'tests.fake_worker', *{worker!r})\n"
                 "daemon.main = partial(daemon.main, worker_command=worker)\n"
                 "sys.exit(cli.main())\n"
@@ -85,17 +87,40 @@ def test_a_second_daemon_on_the_port_says_so_and_the_first_is_unharmed(start: St
     assert first.call("/status")[1]["worker_pid"] == worker
 
 
-def test_ctrl_c_finishes_what_is_in_flight(start: Start, tmp_path: Path) -> None:
-    daemon, gate = start(), tmp_path / "gate"
+@pytest.mark.parametrize(
+    ("numbers", "ignored"),
+    [
+        pytest.param(("SIGINT",), (), id="Ctrl-C"),
+        pytest.param(("SIGINT",), ("SIGINT",), id="Ctrl-C, in a script's background"),
+        pytest.param(("SIGHUP",), (), id="its terminal is closed", marks=POSIX),
+        pytest.param(("SIGHUP", "SIGHUP"), (), id="its terminal is closed, told twice", marks=POSIX),
+        pytest.param(("SIGTERM", "SIGHUP"), (), id="the session is ended", marks=POSIX),
+    ],
+)
+def test_it_finishes_what_is_in_flight(
+    start: Start, tmp_path: Path, numbers: tuple[str, ...], ignored: tuple[str, ...]
+) -> None:
+    daemon, gate = start(ignored=tuple(getattr(signal, name) for name in ignored)), tmp_path / "gate"
     with ThreadPoolExecutor() as pool:
         running = pool.submit(daemon.caption, f"gate:{gate}")
         worker = daemon.until_in_flight(1)
-        daemon.process.send_signal(signal.SIGINT)
-        until_draining(daemon)
+        for name in numbers:
+            daemon.process.send_signal(getattr(signal, name))
+            until_draining(daemon)
         gate.touch()
         assert running.result(WAIT_S)[0] == 200
     assert daemon.process.wait(WAIT_S) == 0
     assert gone(worker)
+
+
+@POSIX
+def test_under_nohup_a_closed_terminal_changes_nothing(start: Start) -> None:
+    daemon = start(ignored=(signal.SIGHUP,))
+    daemon.process.send_signal(signal.SIGHUP)
+    assert daemon.caption("x")[0] == 200
+    assert daemon.call("/ready")[0] == 200
+    daemon.process.terminate()
+    assert daemon.process.wait(WAIT_S) == 0
 
 
 def test_with_a_notice_all_is_served_while_ready_says_that_it_leaves(start: Start) -> None:

@@ -34,7 +34,7 @@ def processes() -> list[int]:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="needs a CUDA device and its driver's nvidia-smi")
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="needs the driver's nvidia-smi")
 def test_the_memory_is_back_after_every_release(tmp_path: Path) -> None:
     with demo_daemon(tmp_path, "--device", "cuda", "--dtype", "float16") as daemon:
         before_mib, strangers = used_mib(), len(processes())

@@ -1,7 +1,9 @@
 """The life of the daemon: listen, serve, and leave in good order when told to.
 
 The first SIGTERM or Ctrl-C stops admission, after a notice if one is set, lets what is in flight finish within the
-grace, ends the worker and leaves with 0; the second leaves at once.
+grace, ends the worker and leaves with 0; the second leaves at once. Both count in the background of a script, too,
+where a shell has Ctrl-C ignored. A terminal that is closed (SIGHUP) begins to leave as well, but hurries nobody: it
+often tells twice, and some send it after SIGTERM. Under nohup it is ignored, as whoever starts it so wants.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from .settings import Settings, let_waiting_threads_sleep, take_variables
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
+_HANGUP = getattr(signal, "SIGHUP", None)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _HEAD_TIMEOUTS_PER_BODY = 1.25
 _MAX_OPEN_FILES = 65_536
@@ -194,12 +197,14 @@ def _announce(app: web.Application, settings: Settings, port: int) -> None:
 
 @contextlib.contextmanager
 def _told_to_leave() -> Iterator[asyncio.Event]:
-    """An event that the first SIGTERM or Ctrl-C sets. A second one ends this process, and its worker, on the spot."""
+    """An event that the first signal sets. A second one, of SIGTERM and Ctrl-C, ends this process, and its worker, on
+    the spot."""
     told, loop = asyncio.Event(), asyncio.get_running_loop()
     seen: list[int] = []
 
     def on_signal(number: int, _: FrameType | None) -> None:
-        seen.append(number)
+        if number != _HANGUP:
+            seen.append(number)
         if len(seen) > 1:
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
@@ -208,7 +213,8 @@ def _told_to_leave() -> Iterator[asyncio.Event]:
         loop.call_soon_threadsafe(told.set)
 
     # signal.signal and not the loop's add_signal_handler, which Windows lacks.
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    heeded = [one for one in _SIGNALS if one != _HANGUP or signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, on_signal) for number in heeded}
     try:
         yield told
     finally:

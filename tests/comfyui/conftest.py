@@ -40,9 +40,9 @@ def part(pack: ModuleType) -> Callable[[str], Any]:
     return lambda name: sys.modules[f"{pack.__name__}.{name}"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A daemon with the embedded checkpoint."""
+    """A daemon with the embedded checkpoint. For a module: others look at which processes there are."""
     config = tmp_path_factory.mktemp("comfyui") / "config.yaml"
     with started("vision_server", config, model="demo", dtype="float32", device="cpu") as url:
         yield url

@@ -16,8 +16,6 @@ from vision_server.engine import florence as florence_module
 from vision_server.engine.graphs import Step, StepGraphs, graphs_for
 from vision_server.engine.policy import CUDA
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 
 class Device:
     """A recorder that notes what happens, in order; its graphs say `replay` and the key of the step."""
@@ -145,7 +143,6 @@ def answers(florence: Florence) -> list[list[int]]:
 
 
 @pytest.mark.gpu
-@gpu
 def test_replayed_answers_are_those_of_plain_steps(on_gpu: Florence, monkeypatch: pytest.MonkeyPatch) -> None:
     first, again = answers(on_gpu), answers(on_gpu)
     monkeypatch.setattr(florence_module, "graphs_for", lambda device: StepGraphs(None))
@@ -155,7 +152,6 @@ def test_replayed_answers_are_those_of_plain_steps(on_gpu: Florence, monkeypatch
 
 
 @pytest.mark.gpu
-@gpu
 def test_a_step_does_not_wait_for_the_device(on_gpu: Florence) -> None:
     """Neither the first, which runs as it is, nor one that is replayed. Capturing itself may wait."""
     ours = on_gpu
@@ -171,7 +167,6 @@ def test_a_step_does_not_wait_for_the_device(on_gpu: Florence) -> None:
 
 
 @pytest.mark.gpu
-@gpu
 def test_steps_are_captured(on_gpu: Florence, caplog: pytest.LogCaptureFixture) -> None:
     """And not quietly run as they are."""
     with caplog.at_level(logging.WARNING):
