@@ -45,6 +45,12 @@ async def test_keep_alive_is_the_idle_time_after_the_request(serve: Serve, statu
     await status_becomes(client, state="unloaded", worker_pid=None)
 
 
+async def test_every_start_of_the_daemon_is_told_from_the_one_before(serve: Serve) -> None:
+    one, other = await serve(), await serve()
+    ids = [(await (await client.get("/status")).json())["instance_id"] for client in (one, one, other)]
+    assert ids[0] == ids[1] != ids[2]
+
+
 async def test_ids_and_timings_are_on_every_answer(serve: Serve) -> None:
     client = await serve()
     response = await client.post("/process_image", json={"image": BASE64}, headers={"X-Request-Id": "mine-1"})

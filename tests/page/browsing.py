@@ -11,14 +11,13 @@ import pytest
 
 try:
     from playwright.sync_api import Download, Locator, Page, expect
-    from playwright.sync_api import TimeoutError as Late
 except ImportError:
     pytest.skip("playwright is not installed", allow_module_level=True)
 
 from vision_server import demo, tasks
 from vision_server.outlines import agrees
 
-__all__ = ["SAMPLES", "Download", "Late", "Locator", "Open", "Page", "Question", "expect"]
+__all__ = ["SAMPLES", "Download", "Locator", "Open", "Page", "Question", "expect"]
 
 SAMPLES = demo.SAMPLES
 Question = demo.Question

@@ -1,8 +1,7 @@
-"""The server at a glance, and all it may say or do: asleep, loading, busy, full, keyed, too large, gone and back."""
+"""The server at a glance, and all it may say or do: asleep, loading, busy, full, keyed, too large."""
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ pytestmark = pytest.mark.browser
 
 REFUSED = ("Failed to load resource",)  # what Chromium says of every answer that is an error
 GONE = (*REFUSED, "net::")
-
-
-def free_port() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
 
 
 def test_the_first_visit_is_told_of_loading_and_then_all_is_shown(open_page: Open, fake: Daemon) -> None:
@@ -134,23 +127,3 @@ def test_a_picture_that_is_too_large_is_said(open_page: Open, fake: Daemon, tmp_
             expect(card(page, "<CAPTION>")).to_have_attribute("data-state", "failed")
             expect(card(page, "<CAPTION>")).to_contain_text("large" if name == "bytes.png" else "pixels")
             page.click("#clear")
-
-
-def test_the_server_goes_and_comes_back_and_nothing_is_lost(open_page: Open, fake: Daemon, tmp_path: Path) -> None:
-    port = free_port()
-    with fake(port=port, shutdown_grace_s="0.1") as url:
-        page = open_page(url, expected=GONE)
-        bring(page, "scene-01.jpg", "scene-02.png", "scene-03.jpg")
-        choose(page, "<CAPTION>")
-        run(page)
-        expect(page.locator("#tally")).to_have_text("3 of 3 answers")
-        choose(page, "<CAPTION_TO_PHRASE_GROUNDING>", text=f"gate:{tmp_path / 'gate'}")
-        run(page)
-        expect(page.locator("#figures")).to_contain_text("at work")
-    expect(page.locator("#state")).to_have_text("Not answering")
-    expect(page.locator("#hold-why")).to_contain_text("goes on when it is back")
-    (tmp_path / "gate").touch()
-    with fake(port=port):
-        expect(page.locator("#tally")).to_have_text("3 of 3 answers")
-        expect(page.locator("#state")).to_have_text("Ready")
-        expect(page.locator("#hold")).to_be_hidden()

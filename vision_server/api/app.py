@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -19,7 +20,19 @@ from ..settings import Settings
 from ..tasks import lookup
 from .bodies import leave_compressed_rest, max_body_bytes, max_image_bytes
 from .guard import guard
-from .keys import FETCHER, METRICS, MODELS, PROXIES, QUEUE, QUOTAS, SETTINGS, STARTED_S, STARTED_UNIX_S, STATISTICS
+from .keys import (
+    FETCHER,
+    INSTANCE_ID,
+    METRICS,
+    MODELS,
+    PROXIES,
+    QUEUE,
+    QUOTAS,
+    SETTINGS,
+    STARTED_S,
+    STARTED_UNIX_S,
+    STATISTICS,
+)
 from .metrics import Metrics
 from .middleware import errors_and_ids, stamp
 from .prompting import check_phrases
@@ -49,6 +62,7 @@ def create_app(settings: Settings, worker_command: Sequence[str] | None = None) 
     app[FETCHER] = Fetcher(settings.fetch_hosts, settings.fetch_timeout_s, max_image_bytes(settings))
     app[METRICS] = Metrics(lambda: app[QUEUE].status())
     app[STATISTICS] = Statistics(model.name for model in models)
+    app[INSTANCE_ID] = secrets.token_hex(8)
     app[STARTED_S] = time.monotonic()
     app[STARTED_UNIX_S] = int(time.time())
     app.on_response_prepare.append(stamp)

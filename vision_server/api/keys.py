@@ -26,6 +26,7 @@ PROXIES: web.AppKey[Sequence[Network]] = web.AppKey("proxies")  # whose X-Forwar
 FETCHER = web.AppKey("fetcher", Fetcher)
 METRICS = web.AppKey("metrics", Metrics)
 STATISTICS = web.AppKey("statistics", Statistics)
+INSTANCE_ID = web.AppKey("instance_id", str)  # another one for every start of the daemon
 STARTED_S = web.AppKey("started_s", float)  # monotonic
 STARTED_UNIX_S = web.AppKey("started_unix_s", int)  # since 1970
 PLACE = web.RequestKey("place", Place)

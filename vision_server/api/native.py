@@ -14,7 +14,7 @@ from ..tasks import TASKS, Task, answer, of_token, parse_fields
 from .admission import admitted, counted
 from .bodies import read_fields
 from .fields import read
-from .keys import METRICS, MODEL, MODELS, OUTCOMES, QUEUE, REQUEST_ID, SETTINGS, STARTED_S
+from .keys import INSTANCE_ID, METRICS, MODEL, MODELS, OUTCOMES, QUEUE, REQUEST_ID, SETTINGS, STARTED_S
 from .metrics import CONTENT_TYPE
 from .probes import check_live, check_ready
 from .replies import reply, server_timing
@@ -69,9 +69,13 @@ async def model(request: web.Request) -> web.Response:
 
 async def status(request: web.Request) -> web.Response:
     """`?request_id=` narrows the queue that is shown down to that id."""
-    uptime_s = time.monotonic() - request.app[STARTED_S]
-    now = asdict(request.app[QUEUE].status(read(request.query, "request_id")))
-    return reply(request, {"version": __version__, "uptime_s": uptime_s, **now})
+    app = request.app
+    daemon = {
+        "version": __version__,
+        "instance_id": app[INSTANCE_ID],
+        "uptime_s": time.monotonic() - app[STARTED_S],
+    }
+    return reply(request, {**daemon, **asdict(app[QUEUE].status(read(request.query, "request_id")))})
 
 
 async def load(request: web.Request) -> web.Response:

@@ -46,7 +46,12 @@ _PARTS: dict[str, Schema] = {
     "analysis": {"type": "object", "additionalProperties": _list_of({"type": ["string", "null"]})},
 }
 SCHEMAS: dict[str, Schema] = {
-    "Status": record(version=_TEXT, uptime_s={"type": "number"}, **schema_of(Status)["properties"]),
+    "Status": record(
+        version=_TEXT,
+        instance_id={**_TEXT, "description": "Another one for every start of the daemon."},
+        uptime_s={"type": "number"},
+        **schema_of(Status)["properties"],
+    ),
     "Result": {
         "description": "A text, or places in pixels of the picture as its EXIF data turn it upright.",
         "anyOf": [

@@ -54,9 +54,13 @@ export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Said by a screen reader when it is done with what it says now. */
+const MOST_LINES = 20; // of what was said
+
+/** Said by a screen reader after what it says now. Each is a line of its own: what is overwritten may go unsaid. */
 export function announce(text) {
-  put(document.getElementById("said"), text);
+  const said = document.getElementById("said");
+  said.append(el("p", { text }));
+  if (said.children.length > MOST_LINES) said.firstElementChild.remove();
 }
 
 /** To the clipboard, over plain HTTP too, where browsers keep the modern interface from a page. */

@@ -56,21 +56,20 @@ export async function saveAnswer(answer, ending) {
 async function pngOf(answer) {
   const { picture } = answer;
   const shapes = drawnFor(answer);
-  if (!(await picture.measure())) {
-    const far = (side) => Math.max(64, ...shapes.map(({ bounds }) => bounds[side])) * 1.05;
-    return annotated(null, [far(2), far(3)], shapes);
-  }
-  const image = await createImageBitmap(picture.file);
+  // None where this browser cannot decode it, or the file is there no longer: then the shapes are drawn on grey.
+  const image = (await picture.measure()) ? await createImageBitmap(picture.file).catch(() => null) : null;
+  const far = (side) => Math.max(64, ...shapes.map(({ bounds }) => bounds[side])) * 1.05;
+  const [width, height] = [image?.width ?? picture.width ?? far(2), image?.height ?? picture.height ?? far(3)];
   try {
-    return await annotated(image, [image.width, image.height], shapes);
+    return await annotated(image, [width, height], shapes);
   } finally {
-    image.close();
+    image?.close();
   }
 }
 
 /**
  * One zip of what there is for `pictures`; `endings` is a subset of txt, json, png. `report(done)` tells how far it is.
- * Throws RangeError where it gets too large.
+ * Throws RangeError where it gets too large, or there is nothing to put into it.
  */
 export async function saveZip(pictures, endings, report, signal) {
   const zip = new Zip();
@@ -93,6 +92,7 @@ export async function saveZip(pictures, endings, report, signal) {
       sinceMs = performance.now();
     }
   }
+  if (zip.isEmpty) throw new RangeError("There is nothing of this kind to save.");
   save(zip.blob, "answers.zip");
 }
 

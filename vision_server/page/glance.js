@@ -8,7 +8,7 @@ import { bytes, count, duration, plural, stages, stateOf } from "./words.js";
 
 const id = (name) => document.getElementById(name);
 const glance = id("glance");
-let before = null; // the state that was told last
+let told = null; // the state, last
 let acting = null; // "load" or "unload", while the server is at it
 
 export function showGlance() {
@@ -28,9 +28,7 @@ function draw() {
   glance.dataset.state = key;
   put(id("state"), word);
   put(id("sentence"), server.refusal ? server.refusal.message : sentence);
-  if (before !== null && before !== key && key !== "unknown")
-    announce(key === "gone" ? sentence : `${word}. ${sentence}`);
-  before = key;
+  tell(key, word, sentence);
   if (!status) return;
   const where = status.state === "ready" ? `${status.device} · ${status.dtype}` : "";
   put(id("model-name"), status.model);
@@ -42,9 +40,17 @@ function draw() {
   id("load").hidden = isAwake || acting === "unload";
   id("load").disabled = server.isGone || status.draining || status.state === "loading" || status.state === "unloading";
   id("unload").hidden = !isAwake;
-  id("unload").disabled = server.isGone || acting !== null;
+  id("unload").disabled = server.isGone || status.draining || acting !== null;
   const isAsleep = key === "asleep" && !status.loads;
   id("first-visit").hidden = !isAsleep;
+}
+
+/** What a screen reader is told of the state. That it works or is done with one request is not worth a word. */
+function tell(key, word, sentence) {
+  if (key === "unknown") return;
+  const now = key === "busy" ? "ready" : key;
+  if (told !== null && told !== now) announce(key === "gone" ? sentence : `${word}. ${sentence}`);
+  told = now;
 }
 
 function drawLoading(status) {

@@ -6,7 +6,8 @@ import { pictures } from "./pictures.js";
 import { runner } from "./runner.js";
 import { about, count, plural } from "./words.js";
 
-const TOLD_EVERY = 10; // tenths of all: what a screen reader is told of a long run
+const STEPS = 10; // of a long run, that a screen reader is told of
+const QUIET_MS = 5000; // at least, between two of them
 
 const part = Object.fromEntries(
   [
@@ -25,7 +26,7 @@ const part = Object.fromEntries(
     "zip-note",
   ].map((id) => [id, document.getElementById(id)]),
 );
-let told = "";
+const told = { step: "", hold: null, atMs: 0 }; // what was said last, and when
 let saving = null; // the AbortController of a zip that is being made
 
 export function showProgress() {
@@ -57,16 +58,24 @@ function draw() {
   put(part.retry, `Retry ${count(now.failed + now.cancelled)}`);
   part.zip.hidden = now.done === 0;
   drawHold();
-  const step = now.open ? `${Math.floor((over * TOLD_EVERY) / now.total)}` : "over";
-  if (now.total && told !== `${now.total} ${step}`) {
-    if (over) announce(now.open ? tally : `Finished: ${tally}.`);
-    told = `${now.total} ${step}`;
-  }
+  tell(now, tally);
+}
+
+function tell(now, tally) {
+  const over = now.total - now.open;
+  const step = `${now.total} ${now.open ? Math.floor((over * STEPS) / now.total) : "over"}`;
+  if (!now.total || told.step === step) return;
+  told.step = step;
+  if (!over || (now.open && Date.now() < told.atMs + QUIET_MS)) return;
+  told.atMs = Date.now();
+  announce(now.open ? tally : `Finished: ${tally}.`);
 }
 
 function drawHold() {
   const { hold } = runner;
   part.hold.hidden = !hold;
+  if (hold && hold.why !== told.hold) announce(hold.why);
+  told.hold = hold?.why ?? null;
   if (!hold) return;
   put(part["hold-why"], hold.why);
   const seconds = Math.max(0, Math.ceil((hold.untilMs - Date.now()) / 1000));
@@ -79,14 +88,16 @@ async function zip() {
   saving = new AbortController();
   put(part["zip-save"], "Cancel");
   const report = (done) => put(part["zip-note"], `${count(done)} of ${plural(pictures.list.length, "picture")} packed`);
+  let outcome = "Saved as answers.zip.";
   try {
     await saveZip(pictures.list, endings, report, saving.signal);
-    put(part["zip-note"], "Saved as answers.zip");
   } catch (error) {
     if (!saving.signal.aborted && !(error instanceof RangeError)) throw error;
-    put(part["zip-note"], saving.signal.aborted ? "Cancelled" : error.message);
+    outcome = saving.signal.aborted ? "Cancelled." : error.message;
   } finally {
     saving = null;
     put(part["zip-save"], "Save zip");
   }
+  put(part["zip-note"], outcome);
+  announce(outcome);
 }

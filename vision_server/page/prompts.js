@@ -26,7 +26,9 @@ export const prompts = {
   async read(model) {
     const query = model ? `model=${encodeURIComponent(model)}` : "";
     const [advised, every] = await Promise.all([call(`prompts?${query}`), call(`prompts?all=1&${query}`)]);
-    this.catalog = every.body.map((prompt) => ({ ...prompt, isAdvised: advised.body.includes(prompt.token) }));
+    const catalog = every.body.map((prompt) => ({ ...prompt, isAdvised: advised.body.includes(prompt.token) }));
+    if (JSON.stringify(catalog) === JSON.stringify(this.catalog)) return; // whoever is in the list stays there
+    this.catalog = catalog;
     for (const token of this.chosen.keys()) if (!this.find(token)) this.chosen.delete(token);
     const first = this.catalog.find((prompt) => prompt.token === "<CAPTION>") ?? this.catalog[0];
     if (!this.chosen.size && first) this.chosen.set(first.token, "");

@@ -12,6 +12,7 @@ const TRIES_WHERE_IT_CANNOT_SERVE = 3; // 503 for a load that fails: it may be m
 const TRIES_OF_SENDING = 3; // broken connections to a server that answers otherwise
 const PACE_OF_LAST = 40; // answers, that the time left is told by
 const GONE_WAIT_S = 2;
+const GONE_WORDS = "The server does not answer. What is open goes on when it is back.";
 
 /** One prompt about one picture. `state`: waiting, running, done, failed, cancelled. */
 export class Answer {
@@ -97,6 +98,7 @@ let ends = []; // when the last answers came, ms
 
 // A server that comes back, or another in its place, need not wait as long as the one that left said.
 server.changed.on(() => {
+  if (server.isGone && runner.hold) hold(GONE_WAIT_S, GONE_WORDS, true);
   if (!server.isGone && (wasGone || runner.hold?.isGone)) runner.goOn();
   wasGone = server.isGone;
 });
@@ -197,7 +199,7 @@ async function fail(answer, error) {
     if (answer.isOver) return; // cancelled meanwhile
     answer.brokenSends += server.isGone ? 0 : 1;
     if (answer.brokenSends < TRIES_OF_SENDING) {
-      later(answer, GONE_WAIT_S, "The server does not answer. What is open goes on when it is back.", server.isGone);
+      later(answer, GONE_WAIT_S, GONE_WORDS, server.isGone);
     } else {
       answer.error = new Error("The connection broke while the picture was sent. It may be too large for the server.");
       answer.state = "failed";
@@ -220,6 +222,10 @@ function mayAskAgain(answer, error) {
 function later(answer, seconds, why, isGone) {
   answer.state = "waiting";
   waiting.unshift(answer);
+  hold(seconds, why, isGone);
+}
+
+function hold(seconds, why, isGone) {
   const untilMs = Math.max(runner.hold?.untilMs ?? 0, Date.now() + seconds * 1000);
   runner.hold = { untilMs, why, isGone };
   clearTimeout(holdTimer);

@@ -12,7 +12,7 @@ export const server = {
   askedAtMs: 0, // when `status` was true
   refusal: null, // why /status is not told, e.g. for want of a key
   changed: new Signal(),
-  restarted: new Signal(), // another process answers than before
+  restarted: new Signal(), // a daemon answers that has not answered before
   isWatched: false, // somebody waits for answers here
 
   /** Ask now, and again and again. */
@@ -48,6 +48,7 @@ export const server = {
 };
 
 let timer;
+const known = new Set(); // the daemons that have answered, of which a proxy may have several
 let underWay = null;
 
 async function act(path) {
@@ -68,7 +69,8 @@ async function ask() {
 }
 
 function take(status) {
-  const isAnother = server.status !== null && status.uptime_s < server.status.uptime_s;
+  const isAnother = known.size > 0 && !known.has(status.instance_id);
+  known.add(status.instance_id);
   Object.assign(server, { status, isGone: false, refusal: null, askedAtMs: Date.now() });
   server.changed.emit();
   if (isAnother) server.restarted.emit();

@@ -55,6 +55,7 @@ export function stateOf(status, isGone) {
   if (isGone) return ["gone", "Not answering", "The server does not answer. It is asked again every few seconds."];
   if (status === null) return ["unknown", "Asking", "Asking the server how it is."];
   if (status.draining) return ["unloading", "Shutting down", "The server finishes what it has and takes nothing new."];
+  if (status.leaving) return ["unloading", "Leaving soon", "The server is about to shut down. It still answers."];
   switch (status.state) {
     case "ready":
       return status.in_flight

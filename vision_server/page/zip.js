@@ -50,6 +50,10 @@ export class Zip {
     this.#offset += 30 + path.length + bytes.length;
   }
 
+  get isEmpty() {
+    return this.#directory.length === 0;
+  }
+
   get blob() {
     const size = this.#directory.reduce((sum, part) => sum + part.length, 0);
     const files = this.#directory.length / 2;
