@@ -145,6 +145,11 @@ def test_6_1_beyond_loopback_a_key_or_allow_anonymous_must_be_said(host: str) ->
         ("0.0.0.0", 403),
         ("", 403),
         ("localhost@evil.example", 403),
+        ("localhost:80@evil.example", 403),
+        ("localhost:evil.example", 403),
+        ("localhost/evil.example", 403),
+        ("[::1].evil.example", 403),
+        ("[::1]evil.example", 403),
         ("[", 403),
     ],
 )
@@ -155,6 +160,26 @@ async def test_on_loopback_only_local_and_listed_names(serve: Serve, host: str, 
     assert response.status == status
     if status == 403:
         assert (await response.json())["code"] == "forbidden"
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://localhost/status", 200),
+        ("http://127.0.0.1:1/status", 200),
+        ("http://evil.example/status", 403),
+        ("http://localhost@evil.example/status", 403),
+        ("HTTP://evil.example:80/health", 403),
+    ],
+)
+async def test_the_host_of_a_whole_url_counts_too(serve: Serve, target: str, status: int) -> None:
+    client = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    assert int(answer.split()[1]) == status, answer
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_elsewhere_any_name_unless_some_are_listed(serve: Serve) -> None:

@@ -23,7 +23,7 @@ from .keys import SETTINGS
 # answers show no request, model or setting.
 OPEN_PATHS = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json", *page.PATHS})
 
-
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:@/\[\]]+))(?::[0-9]{0,5})?")
 _HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "OpenAI-Organization", "OpenAI-Project")
 _OF_THE_SDK = re.compile(r"x-stainless-[a-z0-9-]{1,40}")  # OpenAI's sends a dozen about itself, and more each year
 
@@ -34,6 +34,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     settings = request.app[SETTINGS]
     if hdrs.HOST in request.headers or request.version >= HttpVersion11:  # HTTP/1.0 health checks send none
         check_host(request.headers.get(hdrs.HOST, ""), settings)
+    if not request.raw_path.startswith(("/", "*")):  # a whole URL, as proxies are asked: it names a host, too
+        check_host(request.url.authority, settings)
     if request.path in OPEN_PATHS:
         return await handler(request)
     check_origin(request.headers, settings)
@@ -112,10 +114,9 @@ def _allowed_headers(headers: Mapping[str, str]) -> str:
 
 
 def _name_of(host: str) -> str:
-    """The Host header without its port, lower case, IPv6 brackets removed."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    """The Host header without its port, lower case, IPv6 brackets removed; "" where it is none."""
+    found = _HOST.fullmatch(host.lower())
+    return (found[1] or found[2]) if found else ""
 
 
 def _is_local(name: str) -> bool:
