@@ -60,8 +60,9 @@ ROOMS: dict[str, str] = {
     "worker.stepper": "errors tasks worker.decode worker.protocol",
     "worker.ahead": "worker.resources",
     "worker.imports": "engine worker.ahead worker.decode",
-    "worker.child": "errors log hub tasks engine worker.ahead worker.imports worker.resources worker.decode "
-    "worker.protocol worker.stepper",
+    "worker.equipping": "engine worker.protocol worker.resources worker.stepper",
+    "worker.child": "errors log hub tasks engine worker.ahead worker.equipping worker.imports worker.resources "
+    "worker.decode worker.protocol worker.stepper",
     "worker.status": "errors worker.life worker.process worker.protocol worker.supervisor",
     "jobs": "errors quotas worker.lane worker.life worker.protocol worker.runner worker.status",
     "service_manager": "errors",
@@ -110,7 +111,7 @@ ROOMS: dict[str, str] = {
 
 # Outside libraries that only these rooms may import.
 KEPT = {
-    "torch": "engine finetune training worker.child worker.imports",
+    "torch": "engine finetune training worker.child worker.equipping worker.imports",
     "transformers": "finetune training",
     "aiohttp": "api daemon fetching.connection",
     "numpy": "engine evaluation.comparison evaluation.detection evaluation.measures training worker.decode",

@@ -24,7 +24,7 @@ from vision_server.engine import Florence
 from vision_server.errors import BadImage, BadInput, CheckpointError, LoadFailed, PromptTooLong
 from vision_server.jobs import Model, Options, Outcome, Queue, Request, open_queue
 from vision_server.worker import child
-from vision_server.worker.child import auto_slots
+from vision_server.worker.equipping import auto_slots
 from vision_server.worker.imports import Imports
 from vision_server.worker.protocol import Cancel, Decoder, Done, Failed, Frame, Hello, Progress, Ready, Run, encode
 

@@ -25,14 +25,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from .. import log as logs
 from ..errors import LoadFailed, VisionError
 from . import ahead
+from .equipping import equip
 from .imports import Imports
 from .protocol import (
     LOAD,
@@ -44,19 +43,17 @@ from .protocol import (
     Hello,
     Progress,
     ProtocolError,
-    Ready,
     Run,
     Stop,
     encode,
 )
-from .resources import free_memory_bytes, usable_cores
-from .stepper import Inbox, Prepared, Stepper, prepare
+from .resources import usable_cores
+from .stepper import Inbox, Prepared, Stepper
 
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 20
 _REPORT_EVERY_S = 0.05
-_MOST_GPU_SLOTS, _MOST_CPU_SLOTS = 64, 8
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Report = Callable[[str, int, int], None]
@@ -194,7 +191,7 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None], imports: Imp
         heap = ahead.begin(directory, hello.device, hello.dtype)
     import torch
 
-    from ..engine import Florence, Options
+    from ..engine import Florence
 
     threads = hello.threads or usable_cores()
     torch.set_num_threads(threads)
@@ -209,32 +206,14 @@ def _load(hello: Hello, inbox: Inbox, say: Callable[[Frame], None], imports: Imp
         hello.feature_cache_bytes,
         parts=imports.parts,
     )
-    cuda = torch.cuda if engine.device.startswith("cuda") else None
-
-    def memory() -> int:
-        return int(cuda.memory_reserved(engine.device)) if cuda else 0
-
-    def release() -> None:
-        engine.forget_features()
-        if cuda:
-            cuda.empty_cache()
-
-    free_bytes = cuda.mem_get_info(engine.device)[0] if cuda else free_memory_bytes()
-    if free_bytes is not None:
-        free_bytes -= hello.feature_cache_bytes
-    slots = hello.max_batch or auto_slots(memory(), free_bytes, on_gpu=cuda is not None)
-    wanted = engine.config.preprocess
-    ready = Ready(hello.model, engine.device, engine.dtype, slots, memory())
-    return Stepper(
+    return equip(
         engine,
+        hello.model,
         inbox,
-        ready,
         say,
-        prepare=partial(prepare, max_pixels=hello.max_pixels, target=(wanted.width, wanted.height)),
-        to_options=lambda options: Options(**asdict(options)),
-        memory=memory,
-        release=release,
-        banned=engine.config.banned_grounding_tokens,
+        max_batch=hello.max_batch,
+        max_pixels=hello.max_pixels,
+        feature_cache_bytes=hello.feature_cache_bytes,
     )
 
 
@@ -269,20 +248,6 @@ def _reporter(say: Callable[[Frame], None]) -> Report:
             say(Progress(phase, done, total))
 
     return report
-
-
-def auto_slots(model_bytes: int, free_bytes: int | None, *, on_gpu: bool) -> int:
-    """How many requests to take at once, by a rough rule: 70 % of the free memory is shared out among them.
-
-    On a GPU a request of three beams needs about half of what the model takes (its caches, and the activations of a
-    picture in the vision tower), 256 MiB at least; should the rule be wrong, an out-of-memory halves it. On a CPU
-    pictures are looked at one by one, and its caches need 128 MiB at most while answers are of usual length; beyond 8,
-    where decoding gains little from more, and the first in line would wait for the pictures of all others.
-    """
-    most, request_bytes = _MOST_CPU_SLOTS, 128 << 20
-    if on_gpu:
-        most, request_bytes = _MOST_GPU_SLOTS, max(model_bytes // 2, 256 << 20)
-    return most if free_bytes is None else max(1, min(most, int(free_bytes * 0.7) // request_bytes))
 
 
 if __name__ == "__main__":
