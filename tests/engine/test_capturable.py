@@ -80,6 +80,23 @@ def test_a_step_stays_on_its_device(ending: Florence) -> None:
         assert watched.seen > 100
 
 
+@torch.inference_mode()
+def test_looking_and_encoding_stay_on_their_device(ending: Florence) -> None:
+    """Nothing of the vision tower, the projector or the encoder waits for the host, which could be made ready for the
+    next picture meanwhile."""
+    config, device = ending.config, torch.device("meta")
+    with device:
+        network = Network(config).half().to(device)
+        pixels = torch.zeros(2, 3, config.preprocess.height, config.preprocess.width, dtype=torch.float16)
+        ids, mask = torch.zeros(2, 9, dtype=torch.long), torch.ones(2, 9, dtype=torch.bool)
+    with OnOneDevice(device) as watched:
+        features = network.look(pixels)
+        cross_L2RHSd = network.cross_keys_values(network.text.encode(features, ids, mask))
+    assert cross_L2RHSd.shape[4] == features.shape[1] + 9
+    assert {features.dtype, cross_L2RHSd.dtype} == {torch.float16}
+    assert watched.seen > 100
+
+
 def test_the_watches_see_what_they_must() -> None:
     with pytest.raises(AssertionError, match="waits for the host"), OnOneDevice(HOST):
         torch.ones(2).sum().item()
