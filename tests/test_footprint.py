@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vision_server.catalog import EMBEDDED, Checkpoint, resolve
-from vision_server.footprint import footprint
+from vision_server.footprint import footprint, positions
 
 
 def weights(header: Any) -> bytes:
@@ -70,3 +70,4 @@ def test_a_folder_that_is_gone_and_a_checkpoint_on_the_hub(tmp_path: Path) -> No
     assert base.size_bytes == 468_000_000
     assert base.digest != other.digest
     assert base.modified_s is None
+    assert (positions(resolve("demo")), positions(resolve("base"))) == (256, None)

@@ -62,6 +62,8 @@ def test_a_stream_over_two_pictures_and_an_answer_cut_short(daemon: Daemon, ai: 
     short = ai.generate("demo", "DETAILED_CAPTION", images=IMAGES[:1], options={"num_predict": 3})
     assert short.done_reason == "length"
     assert expected.startswith(short.response or "?")
+    whole = ai.generate("demo", "DETAILED_CAPTION", images=IMAGES, options={"num_predict": 300})
+    assert (whole.response, whole.done_reason) == (expected, "stop")  # 300 is more than it has positions for
 
 
 def test_a_broken_picture_is_the_clients_fault(daemon: Daemon, ai: ollama.Client) -> None:

@@ -59,6 +59,9 @@ def test_a_stream_over_two_pictures_and_an_answer_cut_short(daemon: Daemon, ai: 
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
     short = ai.chat.completions.create(max_tokens=3, **body)
     assert short.choices[0].finish_reason == "length"
+    for beyond in (300, 4096):  # more than this checkpoint has positions for
+        whole = ai.chat.completions.create(max_tokens=beyond, **body)
+        assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (expected, "stop")
 
 
 def test_a_broken_picture_is_the_clients_fault(daemon: Daemon, ai: openai.OpenAI) -> None:

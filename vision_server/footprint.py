@@ -52,7 +52,7 @@ def footprint(checkpoint: Checkpoint) -> Footprint:
         modified_s=max((modified_ns / 1e9 for _, _, modified_ns in files), default=None),
         parameters=sum(counts.values()) or None,
         dtype=counts.most_common(1)[0][0] if counts else None,
-        positions=_positions(checkpoint.directory / "config.json"),
+        positions=positions(checkpoint),
     )
 
 
@@ -88,9 +88,13 @@ def _parameters(path: Path, size_bytes: int, modified_ns: int) -> dict[str, int]
         return {}
 
 
-def _positions(config: Path) -> int | None:
+def positions(checkpoint: Checkpoint) -> int | None:
+    """How many tokens its text side takes; None where that is not known."""
+    if checkpoint.directory is None:
+        return None
     try:
-        found = json.loads(config.read_bytes())["text_config"]["max_position_embeddings"]
+        config = json.loads((checkpoint.directory / "config.json").read_bytes())
+        found = config["text_config"]["max_position_embeddings"]
         return found if isinstance(found, int) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -279,6 +279,7 @@ async def test_statistics_count_every_dialects_requests(serve: Serve) -> None:
     figures = stats["inference_stats"]
     assert (figures["success"]["count"], figures["fail"]["count"]) == (3, 3)
     assert {figures[name]["count"] for name in ("queue", "compute_input", "compute_infer", "compute_output")} == {3}
+    assert figures["cache_hit"] == figures["cache_miss"] == {"count": 0, "ns": 0}  # answers are not kept
     assert figures["compute_infer"]["ns"] > 0 < figures["compute_input"]["ns"]
     assert figures["queue"]["ns"] <= figures["success"]["ns"]  # what this worker says it took, it has not taken
     assert figures["fail"]["ns"] > 0

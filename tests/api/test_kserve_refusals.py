@@ -184,13 +184,25 @@ async def test_unloading_while_busy(serve: Serve, status_becomes: StatusBecomes,
     await status_becomes(client, state="unloaded")
 
 
-@pytest.mark.parametrize("path", ["/v2/models/nope", "/v2/models/toy/versions/2", "/v2/models/owner/nope/ready"])
-async def test_models_and_versions_that_are_not_there(serve: Serve, path: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("nope", "'nope' is not found. There are: florence2, toy."),
+        ("owner/nope", "'owner/nope' is not found."),
+        ("nope/versions/1", "'nope' is not found."),
+        ("Toy/versions/2", "'Toy' version 2 is not found. Leave the version out, or ask for 1."),
+        ("florence2/versions/x", "'florence2' version x is not found."),
+    ],
+)
+async def test_models_and_versions_that_are_not_there(serve: Serve, model: str, words: str) -> None:
+    """In Triton's words, which some of its users look for."""
     client = await serve()
-    assert "There is no such" in (said := await sentence(await client.get(path))) or "no such model: leave" in said
-    for call in ("stats", "config"):
-        assert (await client.get(f"{path.removesuffix('/ready')}/{call}")).status == 404
-    assert (await client.post(f"{path.removesuffix('/ready')}/infer", json=tensors(BASE64))).status == 404
+    for below in ("", "/ready", "/stats", "/config"):
+        response = await client.get(f"/v2/models/{model}{below}")
+        assert (response.status, words in await sentence(response)) == (404, True)
+    response = await client.post(f"/v2/models/{model}/infer", json=tensors(BASE64))
+    assert response.status == 404
+    assert (await sentence(response)).startswith(f"Request for unknown model: {words}")
 
 
 WRONG_CALLS: list[tuple[Callable[[Client], Any], int]] = [

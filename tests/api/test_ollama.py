@@ -116,6 +116,8 @@ async def test_several_pictures_have_an_answer_each(serve: Serve) -> None:
     ]
     response = await client.post(GENERATE, json=asking(images=[BASE64] * (MAX_IMAGES + 1)))
     assert response.status == 400
+    response = await client.post(GENERATE, json=asking(images=[BASE64, "AAAA"]))
+    assert (response.status, (await response.json())["error"].startswith("Picture 2 of 2: ")) == (415, True)
 
 
 async def test_only_the_last_message_of_the_user_is_looked_at(serve: Serve) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import pydantic
 import pytest
 
 from vision_server.api import streams
@@ -97,11 +98,50 @@ async def test_several_pictures_have_an_answer_each(serve: Serve) -> None:
     assert (error.status_code, error.code) == (400, "bad_request")
 
 
+async def test_the_one_of_several_pictures_that_is_wrong_is_named(serve: Serve) -> None:
+    client = await serve()
+    for stream in (False, True):
+        error = await refused(client, chat(images=[BASE64, "AAAA", BASE64], stream=stream))
+        assert (error.status_code, "Picture 2 of 3: " in str(error)) == (415, True)
+        error = await refused(client, chat("<VQA> bad", [BASE64] * 2, stream=stream))
+        assert (error.status_code, "Picture 1 of 2: A bad picture." in str(error)) == (415, True)
+        error = await refused(client, chat("<NONSENSE>", [BASE64] * 2, stream=stream))
+        assert "Picture" not in str(error)  # which is no picture's fault
+
+
 async def test_structured_answers_are_json(serve: Serve) -> None:
     client = await serve()
     answer = json.loads(await said(client, chat("<CAPTION_TO_PHRASE_GROUNDING> located")))
     assert answer["labels"] == ["a car"]
     assert json.loads(await said(client, chat("<OD>"))) == {"bboxes": [], "labels": []}
+
+
+class Caption(pydantic.BaseModel):
+    caption: str
+    boxes: list[int] = []
+
+
+async def test_an_answer_in_json_has_the_form_that_is_asked(serve: Serve) -> None:
+    client = await serve()
+    async with sdk(client) as ai:
+        parsed = await ai.chat.completions.parse(response_format=Caption, **chat())
+        assert parsed.choices[0].message.parsed == Caption(caption=FAKE)
+        async with ai.chat.completions.stream(response_format=Caption, **chat()) as stream:
+            final = await stream.get_final_completion()
+        assert final.choices[0].message.parsed == Caption(caption=FAKE)
+    as_object: dict[str, Any] = {"response_format": {"type": "json_object"}}
+    assert json.loads(await said(client, chat(**as_object))) == {"result": FAKE}
+    assert json.loads(await said(client, chat(images=[BASE64] * 2, **as_object))) == [{"result": FAKE}] * 2
+    assert json.loads(await said(client, chat(images=[], **as_object))) == {"result": NO_IMAGE}
+    assert set(json.loads(await said(client, chat("<MIXED_CAPTION>", **as_object)))) == {"caption", "tags"}
+    assert json.loads(await said(client, chat("<OD>", **as_object))) == {"bboxes": [], "labels": []}
+    unnamed: Any = {"type": "json_schema", "json_schema": {"name": "any"}}
+    assert json.loads(await said(client, chat(response_format=unnamed))) == {"result": FAKE}
+    assert await said(client, chat(response_format={"type": "text"})) == FAKE
+    wrongs: tuple[Any, ...] = ("json", {}, {"type": "yaml"}, {"type": "json_schema"}, ["text"])
+    for wrong in wrongs:
+        error = await refused(client, chat(response_format=wrong))
+        assert (error.status_code, error.code, "response_format" in str(error)) == (400, "bad_option", True)
 
 
 IMAGE_URLS: list[Any] = [
@@ -119,6 +159,16 @@ async def test_every_spelling_of_a_picture(serve: Serve, image_url: Any) -> None
     parts = ["<FAKE>", {"image_url": image_url}, {"type": "input_audio", "input_audio": {}}]
     response = await client.post(ROUTE, json={"messages": [{"role": "user", "content": parts}], "foo": [1]})
     assert (await response.json())["choices"][0]["message"]["content"] == FAKE
+
+
+async def test_parts_may_have_every_field_of_both_kinds(serve: Serve) -> None:
+    """As they are written where one type stands for all parts; what a part is not is null there."""
+    client = await serve()
+    parts = [
+        {"type": "text", "text": "<FAKE>", "image_url": None},
+        {"type": "image_url", "text": None, "image_url": {"url": f"data:image/png;base64,{BASE64}", "detail": None}},
+    ]
+    assert await said(client, {"model": "toy", "messages": [{"role": "user", "content": parts}]}) == FAKE
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -157,10 +207,10 @@ async def test_the_text_says_the_prompt_and_the_fields_how(serve: Serve) -> None
     assert (await said(client, chat("<VQA> what colour?"))).startswith("<VQA>|what colour?|")
     region = chat("<REGION_TO_CATEGORY>", extra_body={"region": [1, 2, 30, 40], "num_beams": 1})
     assert (await said(client, region)).startswith("<REGION_TO_CATEGORY>|")
-    for wrong in ({"n": 9}, {"max_tokens": 0}, {"max_completion_tokens": 5000}, {"extra_body": {"num_beams": 9}}):
-        error = await refused(client, chat(**wrong))
+    for name, wrong in (("n", 9), ("n", 0), ("max_tokens", 1.5), ("max_completion_tokens", "many"), ("num_beams", 9)):
+        error = await refused(client, chat(extra_body={name: wrong}))
         assert (error.status_code, error.code) == (400, "bad_option")
-        assert next(iter(wrong)) in str(error) or "num_beams" in str(error)
+        assert f"{name} must" in str(error)
 
 
 async def test_tokens_are_limited_as_asked(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +224,17 @@ async def test_tokens_are_limited_as_asked(serve: Serve, monkeypatch: pytest.Mon
         return await submit(job, place)
 
     monkeypatch.setattr(client.app[QUEUE], "submit", seeing)
-    asked: tuple[dict[str, Any], ...] = ({"max_tokens": 12}, {"max_tokens": 12, "max_completion_tokens": 34}, {})
-    for limits in asked:
+    asked: tuple[tuple[dict[str, Any], int | None], ...] = (
+        ({"max_tokens": 12}, 12),
+        ({"max_tokens": 12, "max_completion_tokens": 34}, 34),
+        ({"max_tokens": 12, "max_completion_tokens": -1}, None),
+        ({}, None),
+        *(({"max_tokens": beyond}, None) for beyond in (-1, 0, 1024, 4096, 128_000)),  # ceilings that nothing reaches
+        ({"max_tokens": 12, "extra_body": {"max_new_tokens": 56}}, 56),
+    )
+    for limits, _ in asked:
         await said(client, chat(**limits))
-    assert seen == [12, 34, None]
+    assert seen == [most for _, most in asked]
 
 
 async def test_n_choices_are_alike(serve: Serve) -> None:

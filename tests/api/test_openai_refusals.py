@@ -77,7 +77,7 @@ async def test_each_of_several_pictures_takes_a_place(serve: Serve, status_becom
         ([7], 400),
         ([{"role": "user", "content": 7}], 400),
         ([{"role": "user", "content": [7]}], 400),
-        ([{"role": "user", "content": [{"image_url": None}]}], 415),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": None}]}], 415),
         ([{"role": "user", "content": [{"image_url": {"url": "data:image/png;base64,AAAA"}}]}], 415),
         ([{"role": "user", "content": [{"image_url": "http://img.example/a.png"}]}], 422),
         ([{"role": "user", "content": [{"image_url": "file:///etc/passwd"}]}], 422),

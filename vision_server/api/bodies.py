@@ -23,6 +23,7 @@ from ..fetching.address import is_address
 from ..settings import Settings
 from . import forms
 from .keys import FETCHER, PLACE, QUEUE, SETTINGS
+from .requests import max_pixels
 from .wire import invite_body
 
 _SLACK_BYTES = 1 << 20  # for the other fields of a body
@@ -88,16 +89,18 @@ async def read_body(request: web.Request, most_bytes: int | None = None) -> byte
 
 
 async def picture(request: web.Request, image: object, others_bytes: int = 0) -> bytes:
-    """The picture's file from base64, a data: URI or its address, or as it is.
+    """The picture's file from base64, a data: URI or its address, or as it is; checked by its header.
 
     The request has its place in the queue (`admission.admitted`), which a picture that is fetched makes larger, beside
-    the `others_bytes` of the same request. Raises BadRequest, ImageRefused, FetchFailed, TooLarge, QueueFull.
+    the `others_bytes` of the same request. Raises BadRequest, FetchFailed, QueueFull, and as `images.check`.
     """
     settings = request.app[SETTINGS]
     if isinstance(image, str) and is_address(image):
         request.app[QUEUE].resize(request[PLACE], others_bytes + max_image_bytes(settings))
         image = await request.app[FETCHER].fetch(image)
-    return decode_image(image, settings)
+    file = decode_image(image, settings)
+    images.check(file, max_pixels(settings))
+    return file
 
 
 async def _read(request: web.Request, most_bytes: int) -> bytes:

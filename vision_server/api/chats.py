@@ -1,11 +1,11 @@
-"""What the dialects that chat share: a text with pictures -> requests for the queue -> one text, or its pieces.
+"""What the dialects that chat share: a text with pictures -> requests for the queue -> one text, or its pieces; and
+what they say of it that is not said elsewhere: a form of JSON, and a ceiling of tokens.
 
 Each picture is asked by itself; the answers stand in one text, in the order of the pictures.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,18 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import BadRequest
+from ..footprint import positions
 from ..jobs import Outcome, Request
+from ..served import Served
 from ..tasks import answer, of_token, parse_fields
 from .bodies import picture
 from .keys import MODELS, OUTCOMES, REQUEST_ID, SETTINGS
 from .requests import to_request
-from .streams import Asked, Stream, result_of
+from .streams import Asked, Stream, all_results, result_of, telling_which
 
 MAX_IMAGES = 16  # of one request, which is held by the limits on requests as one
 NO_IMAGE = "There is no picture in this message: I only describe pictures."
+_MOST_TOKENS = 1024  # of an answer for which nothing is said, where the checkpoint has the positions
 
 
 @dataclass(frozen=True)
@@ -57,21 +60,46 @@ class Wording:
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
+def key_for(schema: object) -> str:
+    """The name that a text has in an answer in JSON, which a JSON schema may ask for, or anything else may not.
+
+    No schema binds this model's words: of one is used what its only property of text is called.
+    """
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    texts = [
+        name
+        for name, of_property in (properties if isinstance(properties, dict) else {}).items()
+        if isinstance(of_property, dict) and of_property.get("type") == "string"
+    ]
+    return texts[0] if len(texts) == 1 else "result"
+
+
+def ceiling(most_tokens: int | None, model: Served) -> dict[str, int]:
+    """The field that keeps an answer to so many tokens, where it could have more.
+
+    Clients for larger models ask for thousands, or below 1 for as many as there are. That is no mistake, since an
+    answer need not reach its ceiling, while `max_new_tokens` itself is refused beyond the checkpoint's positions.
+    """
+    most_there_are = min(_MOST_TOKENS, positions(model.checkpoint) or _MOST_TOKENS)
+    return {"max_new_tokens": most_tokens} if most_tokens is not None and 0 < most_tokens < most_there_are else {}
+
+
 async def to_jobs(request: web.Request, images: Sequence[object], fields: Mapping[str, Any]) -> list[Request]:
     """The same `fields` about each of `images`, which are as `bodies.picture` takes them, and raises."""
     if len(images) > MAX_IMAGES:
         raise BadRequest(f"The message has {len(images)} pictures: send {MAX_IMAGES} at most.")
     models, settings = request.app[MODELS], request.app[SETTINGS]
     jobs: list[Request] = []
-    for image in images:
-        file = await picture(request, image, sum(len(job.image) for job in jobs))
+    for number, image in enumerate(images):
+        with telling_which(number, len(images)):
+            file = await picture(request, image, sum(len(job.image) for job in jobs))
         jobs.append(to_request({**fields, "image": file}, request[REQUEST_ID], models, settings))
     return jobs
 
 
 async def whole(request: web.Request, jobs: Sequence[Request], tasks: Asked, wording: Wording) -> str:
     """All of it at once. What the model said is noted in the request."""
-    outcomes = await asyncio.gather(*tasks)
+    outcomes = await all_results(tasks)
     request[OUTCOMES].extend(outcomes)
     said = map(wording.said, jobs, outcomes)
     return (

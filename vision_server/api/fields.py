@@ -193,20 +193,18 @@ LOOKING: Mapping[str, Field] = {
     "force": _switch("Finish what waits first, then unload."),
     "request_id": _text("Only what waits under this X-Request-Id is in `queue`."),
 }
-_MAX_TOKENS = OPTIONS["max_new_tokens"]
+_CEILING = _whole(
+    -2, (1 << 31) - 1, "Most tokens of an answer; below 1 or beyond what the checkpoint can say as if it were not said."
+)
 # What a chat says beside its messages and `model`, in OpenAI's words.
 CHAT: Mapping[str, Field] = {
     "stream": _switch("Send the answer piece by piece."),
     "n": _whole(1, 8, "How many choices. They are alike, since the search for an answer throws no dice.", default=1),
-    "max_tokens": _MAX_TOKENS,
-    "max_completion_tokens": _MAX_TOKENS,
+    "max_tokens": _CEILING,
+    "max_completion_tokens": _CEILING,
 }
 # Of Ollama's options the one that has no name of ours.
-OLLAMA_OPTIONS: Mapping[str, Field] = {
-    "num_predict": _whole(
-        -2, (1 << 31) - 1, "Most tokens of an answer; below 1 or above 1,023 as if it were not said."
-    ),
-}
+OLLAMA_OPTIONS: Mapping[str, Field] = {"num_predict": _CEILING}
 _EVERY = {**FIELDS, **OPTIONS, **LOOKING, **CHAT, **OLLAMA_OPTIONS}
 
 

@@ -6,17 +6,16 @@ a Triton deployment know it; every model has one version. What looks, only looks
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import hdrs, web
 
 from .. import __version__, images
-from ..errors import BadRequest, ModelNotFound, VisionError
+from ..errors import BadRequest, ModelNotFound
 from ..jobs import Outcome, Request
 from ..served import Served, find
 from ..tasks import answer
@@ -27,9 +26,9 @@ from .keys import MODEL, MODELS, OUTCOMES, QUEUE, REQUEST_ID, SETTINGS, STATISTI
 from .probes import check_live, check_ready
 from .prompting import named_prompt
 from .replies import preferred, server_timing, total_timings
-from .requests import pick, to_request
+from .requests import to_request
 from .statistics import Figures
-from .streams import Asked, asked
+from .streams import all_results, asked, telling_which
 from .tensors import (
     DATATYPE,
     IMAGE,
@@ -52,6 +51,8 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "
 PARAMETERS = (*OPTIONS, "keep_alive")  # of an inference, fields of `/process_image` that are taken here, too
 BINARY = "application/octet-stream"
 _PLATFORM = "vision-server"
+_UNKNOWN = "Request for unknown model"
+_SHOWN = 100  # characters of a name or version that is unknown
 _MAX_ORDER_BYTES = 1 << 16  # the body of a call without a picture
 
 
@@ -71,14 +72,20 @@ def named(models: Sequence[Served]) -> list[Named]:
 
 
 def _asked_for(request: web.Request) -> Named:
-    """What the path names. Raises ModelNotFound."""
-    models, name = request.app[MODELS], request.match_info["model"]
-    if request.match_info.get("version", VERSION) != VERSION:
-        raise ModelNotFound(f"There is no such version: leave it out, or ask for version {VERSION}.")
-    if name.lower().removesuffix(":latest") == DEFAULT_NAME and find(name, models) is None:
-        return Named(DEFAULT_NAME, models[0])
-    model = pick(name, models)
-    return Named(model.name, model)
+    """What the path names. Raises ModelNotFound, which begins with Triton's words for it."""
+    models, name, version = request.app[MODELS], request.match_info["model"], request.match_info.get("version", VERSION)
+    model = find(name, models)
+    if model is not None:
+        to = Named(model.name, model)
+    elif name.lower().removesuffix(":latest") == DEFAULT_NAME:
+        to = Named(DEFAULT_NAME, models[0])
+    else:
+        known = ", ".join(one.name for one in named(models))
+        raise ModelNotFound(f"{_UNKNOWN}: '{name[:_SHOWN]}' is not found. There are: {known}.")
+    if version != VERSION:
+        words = f"{_UNKNOWN}: '{name[:_SHOWN]}' version {version[:_SHOWN]} is not found."
+        raise ModelNotFound(f"{words} Leave the version out, or ask for {VERSION}.")
+    return to
 
 
 async def infer(request: web.Request) -> web.Response:
@@ -90,7 +97,7 @@ async def infer(request: web.Request) -> web.Response:
             inference = read_inference(await read_body(request), request.headers.get(JSON_LENGTH))
             jobs = await _jobs(request, inference, to.model)
         async with asked(queue, jobs, place) as tasks:
-            outcomes = await _all(tasks)
+            outcomes = await all_results(tasks)
     request[OUTCOMES].extend(outcomes)
     body, json_bytes = write_inference(to.name, inference, [_said(*one) for one in zip(jobs, outcomes, strict=True)])
     response = web.Response(body=body, content_type="application/json" if json_bytes is None else BINARY)
@@ -110,7 +117,7 @@ async def _jobs(request: web.Request, inference: Inference, model: Served) -> li
     rows = zip(inference.inputs[IMAGE], inference.inputs[TASK], texts, strict=True)
     jobs: list[Request] = []
     for number, (image, task, text) in enumerate(rows):
-        with _telling_which(number, inference.pictures):
+        with telling_which(number, inference.pictures):
             prompt = named_prompt(text_of(TASK, task), text_of(TEXT, text), model, settings)
             file = await picture(request, _written(image), sum(len(job.image) for job in jobs))
             fields = {**how, **prompt, "model": model.name, "image": file}
@@ -124,28 +131,6 @@ def _written(image: bytes | str) -> bytes | str:
         with suppress(UnicodeDecodeError):
             return image.decode("ascii")
     return image
-
-
-async def _all(tasks: Asked) -> list[Outcome]:
-    """Raises what the first of them to fail has failed with."""
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    outcomes = []
-    for number, task in enumerate(tasks):
-        if task in done:
-            with _telling_which(number, len(tasks)):
-                outcomes.append(task.result())
-    return outcomes
-
-
-@contextmanager
-def _telling_which(number: int, count: int) -> Iterator[None]:
-    """An error that one picture of several is to blame for says which one."""
-    try:
-        yield
-    except VisionError as error:
-        if count == 1 or not 400 <= error.status < 500 or error.status == 429:
-            raise
-        raise type(error)(f"Picture {number + 1} of {count}: {error}") from None
 
 
 def _said(job: Request, outcome: Outcome) -> str:
@@ -217,6 +202,8 @@ def _figures(name: str, figures: Figures) -> dict[str, Any]:
             "compute_input": stat(figures.successes, figures.decode_s),
             "compute_infer": stat(figures.successes, figures.infer_s),
             "compute_output": stat(figures.successes, 0.0),
+            "cache_hit": stat(0, 0.0),  # answers are not kept
+            "cache_miss": stat(0, 0.0),
         },
         "batch_stats": [],
     }

@@ -31,7 +31,7 @@ _SHAPE: Schema = {"type": "array", "items": _ROWS, "minItems": 2, "maxItems": 2,
 _STAT = record(count=_COUNT, ns=_COUNT)
 _NAMED: Schema = {"const": DATATYPE}
 _STATE: Schema = {"enum": ["READY", "UNAVAILABLE"]}
-_STATS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+_STATS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 _MEANING = {
     IMAGE: "The picture's file: as bytes behind the JSON, or as base64 or a data: URI, there or in `data`.",
     TASK: "The prompt: <OD>, OD, or <CAPTION_TO_PHRASE_GROUNDING> a red car.",

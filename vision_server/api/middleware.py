@@ -22,8 +22,12 @@ from .replies import render_error, render_plain_error, total_timings
 log = logging.getLogger(__name__)
 _SOUND_ID = re.compile(r"[!-~]{1,128}")
 _MAX_LOGGED_PATH = 200
-# What is asked below another address than these is answered natively.
-_DIALECTS = (("/v1", openai_replies.render_error), ("/api", render_plain_error), ("/v2", render_plain_error))
+# How errors look below an address, and where pictures go there; below any other both are native.
+_DIALECTS = (
+    ("/v1", openai_replies.render_error, "/v1/chat/completions"),
+    ("/api", render_plain_error, "/api/chat or /api/generate"),
+    ("/v2", render_plain_error, "/v2/models/{model}/infer"),
+)
 
 
 @web.middleware
@@ -44,7 +48,7 @@ async def errors_and_ids(request: web.Request, handler: Handler) -> web.StreamRe
         if refusal.status < 400:
             _note(request, refusal.status, None, began_s)
             raise
-        ours = _ours(refusal)
+        ours = _ours(request, refusal)
         failure, response = ours.code, await _refused(request, ours, request_id)
         if hdrs.ALLOW in refusal.headers:
             response.headers[hdrs.ALLOW] = refusal.headers[hdrs.ALLOW]
@@ -60,10 +64,14 @@ async def _refused(request: web.Request, error: VisionError, request_id: str) ->
     """The error in the form of the dialect that was asked; within the answer, where that has begun."""
     if STREAM in request:
         return await request[STREAM].fail(error)
-    for below, render in _DIALECTS:
-        if request.path == below or request.path.startswith(f"{below}/"):
+    for below, render, _ in _DIALECTS:
+        if _is_below(request, below):
             return render(error)
     return render_error(request, error, request_id)
+
+
+def _is_below(request: web.Request, address: str) -> bool:
+    return request.path == address or request.path.startswith(f"{address}/")
 
 
 def _note(request: web.Request, status: int, failure: str | None, began_s: float) -> None:
@@ -115,10 +123,11 @@ def _identify(request: web.Request) -> str:
     return request[REQUEST_ID]
 
 
-def _ours(refusal: web.HTTPException) -> VisionError:
+def _ours(request: web.Request, refusal: web.HTTPException) -> VisionError:
     """What aiohttp itself refuses, in our words."""
     if isinstance(refusal, web.HTTPNotFound):
-        return NotFound("There is nothing at this address. Pictures go to POST /process_image.")
+        where = next((where for below, _, where in _DIALECTS if _is_below(request, below)), "/process_image")
+        return NotFound(f"There is nothing at this address. Pictures go to POST {where}.")
     if isinstance(refusal, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(refusal.allowed_methods))
         return MethodNotAllowed(f"This address does not take {refusal.method}: use {allowed}.")

@@ -19,20 +19,18 @@ from ..jobs import Outcome, Request
 from ..served import Served
 from .admission import admitted
 from .bodies import parse_json, read_body
-from .chats import Wording, pieces, to_jobs, whole
+from .chats import Wording, ceiling, key_for, pieces, to_jobs, whole
 from .fields import OPTIONS, read
 from .keys import MODEL, MODELS, OUTCOMES, QUEUE, SETTINGS, STARTED_UNIX_S, STREAM
 from .ollama_replies import LINES, Answer, error_line, listed, running, shown, tagged
 from .prompting import prompt_fields
 from .replies import server_timing, total_timings
 from .requests import pick
-from .streams import Asked, Stream, asked, result_of
-from .streams import running as running_works
+from .streams import Asked, Stream, asked, result_of, under_way
 
 OURS = ("text_input", "region", "keep_alive")  # fields of `/process_image` that mean here what they mean there
 _MOST_WITHOUT_PICTURES = 64 << 10  # bytes of a body that no admission has made room for
 _NAMED = 100  # characters of a name that is unknown
-_DEFAULT_MOST_TOKENS = 1024  # of an answer for which nothing is said
 _GENERATE = '{"model": "...", "prompt": "<CAPTION>", "images": ["<base64>"]}'
 _CHAT = '{"model": "...", "messages": [{"role": "user", "content": "<CAPTION>", "images": ["<base64>"]}]}'
 _SHOW = '{"model": "..."}'
@@ -105,7 +103,7 @@ async def _prepared(request: web.Request, asking: Asking) -> web.StreamResponse:
         if asking.brief == "load"
         else queue.unload(force=True, model=asking.model.name)
     )
-    async with running_works([work]) as tasks:
+    async with under_way([work]) as tasks:
         if asking.stream:
             stream = _stream(request)
             await result_of(0, tasks, stream, answer.ping)
@@ -125,7 +123,7 @@ async def _read(request: web.Request, *, is_chat: bool) -> Asking:
     model = _picked(fields, models)
     request[MODEL] = model.name
     said = _of_messages(fields.get("messages")) if is_chat else _of_prompt(fields)
-    stream, keep_alive_s, options = read(fields, "stream"), read(fields, "keep_alive"), _options(fields)
+    stream, keep_alive_s, options = read(fields, "stream"), read(fields, "keep_alive"), _options(fields, model)
     asking = partial(
         Asking,
         model,
@@ -177,36 +175,24 @@ def _images(fields: Mapping[str, Any]) -> list[object]:
     return images or []
 
 
-def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ours as they are. `num_predict` is a ceiling, and says nothing where it is none, or beyond our own."""
+def _options(fields: Mapping[str, Any], model: Served) -> dict[str, Any]:
+    """Those of ours as they are, and the ceiling that `num_predict` is."""
     given = fields.get("options")
     if given is None:
         return {}
     if not isinstance(given, dict):
         raise BadOption('The options must be an object like {"num_predict": 100}.')
-    most = read(given, "num_predict")
-    ceiling = {"max_new_tokens": most} if most is not None and 0 < most < _DEFAULT_MOST_TOKENS else {}
-    return ceiling | {name: given[name] for name in OPTIONS if given.get(name) is not None}
+    most = ceiling(read(given, "num_predict"), model)
+    return most | {name: given[name] for name in OPTIONS if given.get(name) is not None}
 
 
 def _key(form: object) -> str | None:
-    """The name that a text has in an answer in JSON; None where that is not asked for.
-
-    No schema binds this model's words: of one is used what its only property of text is called.
-    """
+    """The name that a text has in an answer in JSON; None where that is not asked for."""
     if form is None or form == "":
         return None
-    if form == "json":
-        return "result"
-    if not isinstance(form, dict):
+    if form != "json" and not isinstance(form, dict):
         raise BadOption('format must be "json", or a JSON schema.')
-    properties = form.get("properties")
-    texts = [
-        name
-        for name, schema in (properties if isinstance(properties, dict) else {}).items()
-        if isinstance(schema, dict) and schema.get("type") == "string"
-    ]
-    return texts[0] if len(texts) == 1 else "result"
+    return key_for(form)
 
 
 def _picked(fields: Mapping[str, Any], models: Sequence[Served]) -> Served:

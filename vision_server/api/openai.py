@@ -13,12 +13,12 @@ from typing import Any
 
 from aiohttp import web
 
-from ..errors import BadImage, BadRequest
+from ..errors import BadImage, BadOption, BadRequest
 from ..jobs import Outcome, Request
 from ..served import Served
 from .admission import admitted
 from .bodies import parse_json, read_body
-from .chats import Wording, pieces, to_jobs, whole
+from .chats import Wording, ceiling, key_for, pieces, to_jobs, whole
 from .fields import OPTIONS, read
 from .keys import MODEL, MODELS, OUTCOMES, QUEUE, SETTINGS, STARTED_UNIX_S, STREAM
 from .openai_replies import EVENTS, PING, Completion, error_event, model_card
@@ -37,6 +37,7 @@ class Chat:
 
     model: Served
     jobs: Sequence[Request]
+    wording: Wording
     choices: int
     stream: bool
     include_usage: bool
@@ -52,7 +53,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         async with asked(queue, chat.jobs, place) as tasks:
             if chat.stream:
                 return await _streamed(request, chat, completion, tasks)
-            text = await whole(request, chat.jobs, tasks, Wording())
+            text = await whole(request, chat.jobs, tasks, chat.wording)
     outcomes: list[Outcome] = request[OUTCOMES]
     response = web.json_response(completion.whole(text, outcomes))
     response.headers["Server-Timing"] = server_timing(total_timings(outcomes))
@@ -63,7 +64,7 @@ async def _streamed(request: web.Request, chat: Chat, completion: Completion, ta
     """Comments while there is no answer keep proxies and clients from giving up."""
     stream = Stream(request, f"{EVENTS}; charset=utf-8", partial(request.__setitem__, STREAM), error_event)
     head = completion.first(chat.include_usage)
-    async for text in pieces(request, chat.jobs, tasks, Wording(), stream, PING):
+    async for text in pieces(request, chat.jobs, tasks, chat.wording, stream, PING):
         await stream.write(head + completion.piece(text, chat.include_usage))
         head = b""
     outcomes: list[Outcome] = request[OUTCOMES]
@@ -78,15 +79,16 @@ async def _read(request: web.Request) -> Chat:
     request[MODEL] = model.name
     messages = _messages(fields.get("messages"))
     text, images = _said_by(messages, "user")
+    wording = Wording(_key(fields.get("response_format")))
     choices, stream, stream_options = read(fields, "n"), read(fields, "stream"), fields.get("stream_options")
-    most = read(fields, "max_completion_tokens") or read(fields, "max_tokens")
-    asked_for: dict[str, Any] = {"model": model.name, "max_new_tokens": most}
+    most, newer = read(fields, "max_tokens"), read(fields, "max_completion_tokens")
+    asked_for: dict[str, Any] = {"model": model.name, **ceiling(most if newer is None else newer, model)}
     if images:  # else there is nothing that a text could ask for
         asked_for |= prompt_fields(text, model, settings, _said_by(messages, "system", "developer")[0])
     asked_for |= {name: fields[name] for name in OURS if fields.get(name) is not None}
     jobs = await to_jobs(request, images, asked_for)
     include_usage = isinstance(stream_options, dict) and stream_options.get("include_usage") is True
-    return Chat(model, jobs, choices or 1, bool(stream), include_usage)
+    return Chat(model, jobs, wording, choices or 1, bool(stream), include_usage)
 
 
 def _messages(messages: object) -> list[dict[str, Any]]:
@@ -106,8 +108,8 @@ def _said_by(messages: Sequence[Mapping[str, Any]], *roles: str) -> tuple[str, l
             texts.append(part)
         elif not isinstance(part, dict):
             raise BadRequest("The content of a message must be text, or a list of parts that are objects.")
-        elif "image_url" in part:
-            images.append(_written(part["image_url"]))
+        elif part.get("image_url") is not None or part.get("type") == "image_url":
+            images.append(_written(part.get("image_url")))
         elif isinstance(part.get("text"), str):
             texts.append(part["text"])
     return "\n".join(texts), images
@@ -119,6 +121,18 @@ def _written(image_url: object) -> str:
     if not isinstance(url, str) or not url.strip():
         raise BadImage('An image_url must be {"url": "data:image/png;base64,..."}.')
     return url
+
+
+def _key(form: object) -> str | None:
+    """The name that a text has in an answer in JSON; None where that is not asked for."""
+    match form:
+        case None | {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return key_for(None)
+        case {"type": "json_schema", "json_schema": dict(named)}:
+            return key_for(named.get("schema"))
+    raise BadOption('response_format must have the type "text", "json_object", or "json_schema" with its json_schema.')
 
 
 async def models(request: web.Request) -> web.Response:

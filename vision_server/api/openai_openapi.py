@@ -81,6 +81,21 @@ _CHAT: Schema = {
         "stream_options": {
             "anyOf": [{"type": "object", "properties": {"include_usage": {"type": "boolean"}}}, {"type": "null"}]
         },
+        "response_format": {
+            "anyOf": [
+                {"type": "null"},
+                {"type": "object", "properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"]},
+                {
+                    "type": "object",
+                    "properties": {
+                        "type": {"const": "json_schema"},
+                        "json_schema": {"type": "object", "properties": {"schema": {"type": "object"}}},
+                    },
+                    "required": ["type", "json_schema"],
+                },
+            ],
+            "description": "Give every answer as JSON. A mere text is an object's `result`, or the schema's only text.",
+        },
         **{name: {**OPTIONS, **FIELDS}[name].in_json for name in OURS},
     },
     "required": ["messages"],

@@ -1,11 +1,13 @@
-"""Fields -> a request for the queue. Prompt, input, options, model and keep-alive are checked before anything waits."""
+"""Fields -> a request for the queue. Prompt, input, options, model and keep-alive are checked before anything waits.
+
+The picture is checked where it is read, in `bodies`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import images
 from ..errors import ModelNotFound
 from ..jobs import Options, Request
 from ..served import Served, find
@@ -19,17 +21,15 @@ def max_pixels(settings: Settings) -> int:
 
 
 def to_request(fields: Mapping[str, Any], request_id: str, models: Sequence[Served], settings: Settings) -> Request:
-    """Raises BadRequest, UnknownPrompt, BadInput, BadOption, PromptTooLong, ModelNotFound, and as `images.check`."""
+    """Raises BadRequest, UnknownPrompt, BadInput, BadOption, PromptTooLong, ModelNotFound."""
     model = pick(read(fields, "model") or "", models)
     task = lookup(read(fields, "prompt") or settings.default_prompt, model.prompts)
     text, region = read(fields, "text_input") or "", read(fields, "region")
     check_input(task, text, region)
-    image = fields["image"]
-    images.check(image, max_pixels(settings))
     return Request(
         request_id=request_id,
         model=model.name,
-        image=image,
+        image=fields["image"],
         task=task.token,
         text=text,
         region=region,

@@ -7,8 +7,8 @@ becomes the last piece, since the status is out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
@@ -78,12 +78,12 @@ async def asked(queue: Queue, jobs: Sequence[Request], place: Place) -> AsyncIte
         if jobs:
             queue.resize(place, len(jobs[0].image))  # the body held them all
         further = [admitted.enter_context(queue.admit(len(job.image))) for job in jobs[1:]]
-        async with running([queue.submit(*one) for one in zip(jobs, [place, *further], strict=False)]) as tasks:
+        async with under_way([queue.submit(*one) for one in zip(jobs, [place, *further], strict=False)]) as tasks:
             yield tasks
 
 
 @asynccontextmanager
-async def running(works: Iterable[Coroutine[Any, Any, Result]]) -> AsyncIterator[Sequence[asyncio.Task[Result]]]:
+async def under_way(works: Iterable[Coroutine[Any, Any, Result]]) -> AsyncIterator[Sequence[asyncio.Task[Result]]]:
     """All of `works` at once; on leaving, what is not done is cancelled."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
@@ -99,8 +99,34 @@ async def result_of(number: int, tasks: Sequence[asyncio.Task[Result]], stream: 
     while not tasks[number].done():
         pending = [task for task in tasks if not task.done()]
         done, _ = await asyncio.wait(pending, timeout=PING_S, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        _results(tasks, done)
         if not done:
             await stream.write(ping)
-    return tasks[number].result()
+    [result] = _results(tasks, [tasks[number]])
+    return result
+
+
+async def all_results(tasks: Sequence[asyncio.Task[Result]]) -> list[Result]:
+    """What became of all of them. Raises what the first of them to fail has failed with."""
+    done = (await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))[0] if tasks else ()
+    return _results(tasks, done)
+
+
+def _results(tasks: Sequence[asyncio.Task[Result]], done: Collection[asyncio.Task[Result]]) -> list[Result]:
+    results = []
+    for number, task in enumerate(tasks):
+        if task in done:
+            with telling_which(number, len(tasks)):
+                results.append(task.result())
+    return results
+
+
+@contextmanager
+def telling_which(number: int, count: int) -> Iterator[None]:
+    """An error that one picture of several is to blame for says which one."""
+    try:
+        yield
+    except VisionError as error:
+        if count == 1 or not 400 <= error.status < 500 or error.status == 429:
+            raise
+        raise type(error)(f"Picture {number + 1} of {count}: {error}") from None
