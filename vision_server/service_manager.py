@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ class Manager:
         self._timer: asyncio.TimerHandle | None = None
         self._status = ""
         self._warned = False
-        if self._address:
+        if self._address and sys.platform != "win32":  # which has no such sockets, and nobody who would be told
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
 

@@ -50,7 +50,9 @@ def begin(directory: Path, device: str, dtype: str) -> Heap | None:
 
 
 def read_files(directory: Path) -> None:
-    """Have the system read the weights from the disk."""
+    """Have the system read the weights from the disk. Only Linux is told."""
+    if sys.platform != "linux":
+        return
     for path in (path for pattern in _WEIGHTS for path in directory.glob(pattern)):
         with contextlib.suppress(OSError), path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)

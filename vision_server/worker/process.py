@@ -203,6 +203,8 @@ class Child(asyncio.SubprocessProtocol):
 
     def _kill_marked(self) -> None:
         """What has left the group and lost its parent, so that no kinship leads to it. Linux only."""
+        if sys.platform != "linux":
+            return
         for _ in range(_MARKED_ROUNDS):
             if not (marked := _processes_with(self.mark)):
                 return
@@ -220,7 +222,7 @@ class Child(asyncio.SubprocessProtocol):
 def _processes_with(mark: str) -> list[int]:
     """The processes that were started with `mark` in their environment; those that cannot be looked at are others'."""
     found = []
-    for process in Path("/proc").iterdir() if sys.platform == "linux" else ():
+    for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             pid = int(process.name)
             if mark.encode() in (process / "environ").read_bytes():

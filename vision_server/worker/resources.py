@@ -18,7 +18,10 @@ _MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "me
 
 def usable_cores(root: Path = Path("/")) -> int:
     """At least 1. `root` is where the system's /proc and /sys are looked for."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
     return max(1, min([cores, *(ceil(share) for share in _quotas(root))]))
 
 
