@@ -35,6 +35,7 @@ $overwrite = $false
 $parallel = '4'
 $patience = '600'
 $query = ''
+$region = $false
 $namesOnly = $false
 $words = @()
 for ($i = 0; $i -lt $args.Count; $i++) {
@@ -56,7 +57,10 @@ for ($i = 0; $i -lt $args.Count; $i++) {
         if ($name -eq 'parallel') { $parallel = $value }
         if ($name -eq 'wait') { $patience = $value }
         if ($name -eq 'text') { $query += '&text_input=' + [Uri]::EscapeDataString($value) }
-        if ($name -eq 'region') { $query += '&region=' + [Uri]::EscapeDataString($value) }
+        if ($name -eq 'region') {
+            $query += '&region=' + [Uri]::EscapeDataString($value)
+            $region = $true
+        }
     } elseif (($word -eq '-h') -or ($word -eq '--help')) {
         Write-Output $usage
         exit 0
@@ -88,10 +92,10 @@ $prompt = $words[0]
 $extension = $words[1] -replace '^\.', ''
 $kinds = 'jpg', 'jpeg', 'jpe', 'jfif', 'png', 'webp', 'gif', 'bmp', 'tif', 'tiff', 'avif', 'heic', 'heif'
 if (-not $prompt) { Stop-Misused 'the prompt is empty' }
-if (($extension -eq '') -or ($extension -match '[/\\:*"<>|\x00-\x1f\x7f]')) {
+if (($extension -eq '') -or ($extension -match '[/\\:*?"<>|\x00-\x1f\x7f]|[. ]$')) {
     Stop-Misused "'$extension' is no extension: give one like txt"
 }
-if ($kinds -contains $extension) {
+if ($kinds -contains ($extension -split '\.')[-1]) {
     Stop-Misused "'$extension' is what pictures are called: name the extension of the text files, like txt"
 }
 # .NET has its own idea of the current folder, and -Path would read brackets in a name as a pattern.
@@ -197,6 +201,11 @@ function Send-Picture([hashtable]$Job) {
         Set-Failed $Job 'it cannot be read'
         return
     }
+    if ($bytes.Length -eq 0) {
+        # The server would take it for a request without a picture.
+        Set-Failed $Job 'it is empty'
+        return
+    }
     $Job.Task = Send-Request $client ('/process_image?prompt=' + [Uri]::EscapeDataString($prompt) + $query) $bytes
 }
 
@@ -254,8 +263,8 @@ function Complete-Picture([hashtable]$Job) {
         }
         $reason = Get-Refusal $status $answer
         if ((400, 401, 403, 404) -contains $status) {
-            # Nothing about the picture; but a region may be out of one picture only.
-            if (((Get-ExitStatus $status) -eq 65) -and ($captioned -gt 0)) {
+            # Nothing about the picture; but a region may be out of this one and in others.
+            if (((Get-ExitStatus $status) -eq 65) -and (($captioned -gt 0) -or $region)) {
                 Set-Failed $Job $reason
             } else {
                 Stop-Run $Job (Get-ExitStatus $status) $reason

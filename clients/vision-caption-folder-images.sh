@@ -40,7 +40,7 @@ EOT
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
-overwrite='' parallel=4 patience_s=600 query='' names_only='' count=0
+overwrite='' parallel=4 patience_s=600 query='' region='' names_only='' count=0
 words=()
 while [ $# -gt 0 ]; do
     word=$1
@@ -67,7 +67,7 @@ while [ $# -gt 0 ]; do
         --parallel | --parallel=*) parallel=$value ;;
         --wait | --wait=*) patience_s=$value ;;
         --text | --text=*) query="$query&text_input=$(encode "$value")" ;;
-        --region | --region=*) query="$query&region=$(encode "$value")" ;;
+        --region | --region=*) region=yes query="$query&region=$(encode "$value")" ;;
         -?*) misused "unknown option $word" ;;
         *) words[count++]=$word ;;
     esac
@@ -88,7 +88,7 @@ prompt=${words[0]} extension=${words[1]#.} folder=${words[2]}
 kinds='jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif'
 case $extension in '' | */* | *[[:cntrl:]]*) misused "'$extension' is no extension: give one like txt" ;; esac
 case " $kinds " in
-    *" $(printf '%s' "$extension" | tr '[:upper:]' '[:lower:]') "*)
+    *" $(printf '%s' "${extension##*.}" | tr '[:upper:]' '[:lower:]') "*)
         misused "'$extension' is what pictures are called: name the extension of the text files, like txt"
         ;;
 esac
@@ -213,6 +213,8 @@ caption() {
         echo 'there is no such file any more' >"$files.reason"
     elif [ ! -r "$picture" ]; then
         echo 'it cannot be read' >"$files.reason"
+    elif [ ! -s "$picture" ]; then # the server would take it for a request without a picture
+        echo 'it is empty' >"$files.reason"
     else
         persist
     fi
@@ -319,8 +321,8 @@ settle() {
     case $2 in
         'done') captioned=$((captioned + 1)) ;;
         failed) fault "$picture" "${reason:-its job was ended}" ;;
-        65) # a region may be out of one picture only
-            if [ $captioned -eq 0 ]; then stop=65 stopped=$reason; else fault "$picture" "$reason"; fi
+        65) # a region may be out of this picture and in others
+            if [ $captioned -eq 0 ] && [ -z "$region" ]; then stop=65 stopped=$reason; else fault "$picture" "$reason"; fi
             ;;
         *) stop=$2 stopped=$reason ;;
     esac

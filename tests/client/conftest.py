@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.client.many import Run
 from tests.daemon_process import ENVIRONMENT, Daemon
+from vision_server import cli
 
 
 @contextlib.contextmanager
@@ -42,3 +46,28 @@ def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     config = tmp_path_factory.mktemp("demo") / "config.yaml"
     with started("vision_server", config, model="demo", dtype="float32", device="cpu") as url:
         yield url
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with three pictures of different sizes in bytes, one of them below."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for number, name in enumerate(("a.png", "b.jpg", "sub/c.webp")):
+        Image.new("RGB", (16 + 40 * number, 16), "teal").save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "._a.png").write_bytes(b"what macOS leaves")
+    return tmp_path
+
+
+@pytest.fixture
+def run(fake_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("VISION_HOST", fake_url)
+    monkeypatch.setenv("VISION_API_KEY", "s3cret")
+
+    def call(*words: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.main(["caption", *map(str, words)])
+        return code, *capsys.readouterr()
+
+    return call

@@ -10,57 +10,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
+from tests.client.many import Run, Said, refused, said, texts
 from tests.daemon_process import ENVIRONMENT
 from tests.peer import Answer, Peer, good
-from vision_server import cli
 from vision_server.client.records import Records
 from vision_server.client.server import ClientError
 
-Run = Callable[..., tuple[int, str, str]]
 SAY = "vision-server caption: "
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with three pictures of different sizes in bytes, one of them below."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "sub").mkdir()
-    for number, name in enumerate(("a.png", "b.jpg", "sub/c.webp")):
-        Image.new("RGB", (16 + 40 * number, 16), "teal").save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / "._a.png").write_bytes(b"what macOS leaves")
-    return tmp_path
-
-
-@pytest.fixture
-def run(fake_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setenv("VISION_HOST", fake_url)
-    monkeypatch.setenv("VISION_API_KEY", "s3cret")
-
-    def call(*words: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = cli.main(["caption", *map(str, words)])
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def said(prompt: str, picture: str | Path) -> str:
-    """What the worker without a model answers."""
-    return f"<{prompt}>||{Path(picture).stat().st_size}"
-
-
-def texts(folder: Path) -> dict[str, str]:
-    """What was written: path below the folder -> text."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".txt", ".part", ".md"))
-    return {str(path.relative_to(folder)): path.read_text() for path in found if path.name != "notes.txt"}
 
 
 # What is named ------------------------------------------------------------------------------------------------------
@@ -223,32 +184,14 @@ def test_a_name_that_is_not_utf_8_can_be_listed(tmp_path: Path) -> None:
         records.close()
         assert b"\\udce9" in path.read_bytes()
     records = Records("jsonl", tmp_path / "x.jsonl", False)
-    assert records.known == {(os.fsdecode(b"caf\xe9.jpg"), "CAPTION")}
+    assert records.has(os.fsdecode(b"caf\xe9.jpg"), "CAPTION", "", "")
+    assert not records.has(os.fsdecode(b"caf\xe9.jpg"), "CAPTION", "another question", "")
     (tmp_path / "x.json").write_text('{"a": 1}')
     with pytest.raises(ClientError, match="is no list of answers"):
         Records("json", tmp_path / "x.json", False)
 
 
 # A server that cannot always answer ---------------------------------------------------------------------------------
-
-
-class Said(dict[str, Answer]):
-    """Every call is answered by what `answer` makes of how many came before it."""
-
-    def __init__(self, answer: Callable[[int], Answer]) -> None:
-        self._answer = answer
-        self._lock = threading.Lock()
-        self.count = 0
-
-    def __getitem__(self, path: str) -> Answer:
-        with self._lock:
-            self.count += 1
-            count = self.count
-        return self._answer(count)
-
-
-def refused(status: int, retry_after_s: int = 0) -> Answer:
-    return status, {"Retry-After": str(retry_after_s)}, b'{"error": "Not now."}'
 
 
 def test_a_busy_server_is_asked_again(run: Run, folder: Path, peer: Peer) -> None:
@@ -348,5 +291,9 @@ def test_words_that_do_not_go_together(run: Run, folder: Path, words: list[str],
 
 
 def test_an_extension_that_is_none(run: Run, folder: Path) -> None:
-    for extension in ("", ".", "a/b"):
+    for extension in ("", ".", "a/b", "txt.", "txt ", ".."):
         assert "is no extension" in run("a.png", "--sidecar", extension)[2]
+    for extension in ("JPG", ".png", "x.webp"):
+        before = (folder / "a.png").read_bytes()
+        assert "is what pictures are called" in run("a.png", "--sidecar", extension, "--overwrite")[2]
+        assert (folder / "a.png").read_bytes() == before

@@ -226,6 +226,24 @@ async def test_a_picture_that_is_refused_stops_none(server: Server, tmp_path: Pa
     assert set(files(folder)) == {"d.txt"}
 
 
+async def test_an_empty_file_stops_none_of_the_others(server: Server, tmp_path: Path) -> None:
+    """The server's 400 for it would look like one for all, and end every run at this file."""
+    folder = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (folder / "a.jpg").write_bytes(b"")
+    code, out, err = await run(server.url, "CAPTION", "txt", folder, "--parallel", "1")
+    assert (code, err) == (1, f"vision-caption-folder-images: {folder}/a.jpg: it is empty\n")
+    assert out.startswith("1 captioned, 0 skipped, 1 failed; 2 pictures")
+    assert files(folder) == {"b.txt": "a b.jpg\n"}
+
+
+async def test_a_region_outside_of_one_picture_stops_none_of_the_others(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda body, time: (400, {}, "outside") if body == b"a.jpg" else (200, {}, "inside")
+    folder = folder_of(tmp_path, "a.jpg", "b.jpg")
+    code, _, err = await run(server.url, "--region", "1,2,3,4", "CAPTION", "txt", folder, "--parallel", "1")
+    assert (code, err) == (1, f"vision-caption-folder-images: {folder}/a.jpg: outside\n")
+    assert files(folder) == {"b.txt": "inside\n"}
+
+
 @pytest.mark.parametrize(("status", "code"), [(400, 65), (401, 77), (403, 77), (404, 65), (302, 70)])
 async def test_what_is_wrong_with_every_picture_ends_the_run_at_once(
     server: Server, tmp_path: Path, status: int, code: int
@@ -354,6 +372,7 @@ async def test_the_key_text_and_region_are_sent(server: Server, tmp_path: Path) 
         (["CAPTION", "", "."], "is no extension"),
         (["CAPTION", "a/b", "."], "is no extension"),
         (["CAPTION", ".JPG", "."], "is what pictures are called"),
+        (["CAPTION", "x.png", "."], "is what pictures are called"),
         (["CAPTION", "txt", ".", "--parallel"], "--parallel needs a value"),
         (["CAPTION", "txt", ".", "--parallel", "0"], "--parallel takes"),
         (["CAPTION", "txt", ".", "--parallel=many"], "--parallel takes"),

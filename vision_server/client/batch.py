@@ -69,7 +69,7 @@ class Batch:
     def run(self) -> int:
         """0 when every picture was answered or needed nothing, 1 otherwise. KeyboardInterrupt comes after the tidying.
 
-        Raises Unreachable where nothing could be asked.
+        Raises Unreachable where nothing could be asked, BrokenPipeError where who reads the answers has left.
         """
         began_s = time.monotonic()
         jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -85,10 +85,12 @@ class Batch:
                 stopped = self._collect(planned, bar)
             except KeyboardInterrupt:
                 interrupted = True
+            except OSError as error:
+                stopped = error
             self._leave()
         left = len(self._items) - self.captioned - self.skipped - self.failed
         if stopped is not None:
-            if isinstance(stopped, Unreachable) and not self.captioned:
+            if isinstance(stopped, BrokenPipeError) or (isinstance(stopped, Unreachable) and not self.captioned):
                 raise stopped
             complain(reason(stopped))
         if len(self._items) > 1:
@@ -139,8 +141,12 @@ class Batch:
         if self._tells:
             wanted.update(work.prompts)
         if work.records is not None:
-            wanted.update(p for p in work.prompts if (job.picture.name, p) not in work.records.known)
+            wanted.update(p for p in work.prompts if not self._has(job, p))
         job.prompts = [prompt for prompt in work.prompts if prompt in wanted]
+
+    def _has(self, job: _Job, prompt: str) -> bool:
+        work = self._work
+        return work.records is not None and work.records.has(job.picture.name, prompt, work.text, work.region)
 
     # In the threads ---------------------------------------------------------------------------------------------------
 
@@ -184,7 +190,10 @@ class Batch:
     # In the main thread -----------------------------------------------------------------------------------------------
 
     def _collect(self, planned: Sequence[_Job], bar: Any) -> Exception | None:
-        """Take the jobs as they end and tell them, in their order where that is wanted. Why it stopped early, if so."""
+        """Take the jobs as they end and tell them, in their order where that is wanted. Why it stopped early, if so.
+
+        Raises OSError where an answer cannot be told: the others could not either.
+        """
         in_order = self._tells or self._work.records_in_order
         waiting: dict[int, _Job] = {}
         following = 0
@@ -195,6 +204,7 @@ class Batch:
                         job = self._ended.get(timeout=0.5)
                         break
                 if self._is_the_end(job.fault):
+                    self._tell(job)
                     return job.fault
                 bar.update()
                 waiting[job.number] = job
@@ -210,14 +220,12 @@ class Batch:
         """Whether the others would fare no better: no server, no right to ask, a prompt nobody knows."""
         if isinstance(fault, _Told):
             refused_as_such = isinstance(fault.cause, Refused) and fault.cause.status == 400
-            return refused_as_such and not self.captioned and len(self._items) > 1
+            may_be_outside = bool(self._work.region)  # of this picture, and inside of others
+            return refused_as_such and not may_be_outside and not self.captioned and len(self._items) > 1
         return fault is not None and _concerns_all(fault)
 
     def _settle(self, job: _Job, bar: Any) -> None:
-        try:
-            self._tell(job)  # what was answered before a fault, too
-        except OSError as error:
-            job.fault = _named(job.picture, error)
+        self._tell(job)  # what was answered before a fault, too
         if job.fault is not None:
             self.failed += 1
             bar.clear()
@@ -231,7 +239,7 @@ class Batch:
     def _tell(self, job: _Job) -> None:
         if self._work.records is not None:
             for prompt, result in job.answers.items():
-                if (job.picture.name, prompt) not in self._work.records.known:
+                if not self._has(job, prompt):
                     self._work.records.add(job.picture.name, prompt, result, self._work.text, self._work.region)
         if not self._tells:
             return

@@ -6,10 +6,13 @@ Not here: starting a server, and how it is called (`server`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import os
+import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from .files import Sidecars
 from .metadata import Metadata, find_exiftool
 from .records import FORMATS, Records
 from .server import ClientError, Server, Unreachable
+from .sources import from_home
 from .sources import pictures as named_pictures
 from .telling import complain, reason
 from .terminal import never_fail_to_print
@@ -64,36 +68,77 @@ def main(pictures: Sequence[str], interactive: bool, save: str | None, server: s
     chosen = argparse.Namespace(**flags)
     if (wrong := _wrong(pictures, interactive, chosen)) is not None:
         return complain(wrong, 2)
-    folder = None if save is None else Path(save).expanduser()
+    folder = None if save is None else from_home(save)
     address, key = settings.server_to_ask()
-    records: Records | None = None
-    try:
-        if interactive:
-            return Conversation(Server(server or address, key), folder, (chosen.prompt or [""])[0]).run()
-        leaving = threading.Event()
-        asked = Server(server or address, key, retry_for_s=chosen.wait, sleep=leaving.wait)
-        out = None if chosen.out is None else Path(chosen.out).expanduser()
-        form = chosen.format or (out.suffix[1:].lower() if out else None)
-        records = None if form is None else Records(form, out, chosen.overwrite)
-        prompts = list(dict.fromkeys(chosen.prompt)) or [""]
-        sidecars = metadata = None
-        if chosen.sidecar is not None:
-            sidecars = Sidecars(chosen.sidecar, len(prompts) > 1, chosen.overwrite)
-        if chosen.exif:
-            metadata = Metadata(prompts, chosen.overwrite, not chosen.no_original, find_exiftool())
+    with _signals_like_ctrl_c() as seen:
+        try:
+            if interactive:
+                return Conversation(Server(server or address, key), folder, (chosen.prompt or [""])[0]).run()
+            return _many(pictures, folder, server or address, key, chosen)
+        except KeyboardInterrupt:
+            if not seen:
+                raise
+            return 128 + seen[0]
+        except Unreachable as error:
+            how = "Start a server with `vision-server`, or name another with --server or VISION_HOST."
+            return complain(f"{error} {how}")
+        except BrokenPipeError:  # who reads has seen enough, as `head` does; what is still to be flushed goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (ClientError, OSError) as error:
+            return complain(reason(error))
+
+
+def _many(
+    pictures: Sequence[str], folder: Path | None, address: str, key: str | None, chosen: argparse.Namespace
+) -> int:
+    """The exit code. Raises ClientError, OSError."""
+    leaving = threading.Event()
+    asked = Server(address, key, retry_for_s=chosen.wait, sleep=leaving.wait)
+    out = None if chosen.out is None else from_home(chosen.out)
+    form = chosen.format or (out.suffix[1:].lower() if out else None)
+    prompts = list(dict.fromkeys(chosen.prompt)) or [""]
+    sidecars = metadata = None
+    if chosen.sidecar is not None:
+        sidecars = Sidecars(chosen.sidecar, len(prompts) > 1, chosen.overwrite)
+    if chosen.exif:
+        metadata = Metadata(prompts, chosen.overwrite, not chosen.no_original, find_exiftool())
+    stdin = sys.stdin.buffer if isinstance(sys.stdin, io.TextIOWrapper) else io.BytesIO()
+    found = list(named_pictures(pictures, chosen.recursive, stdin))
+    with contextlib.ExitStack() as stack:
+        records = None
+        if form is not None:
+            records = stack.enter_context(contextlib.closing(Records(form, out, chosen.overwrite)))
         work = Work(
             asked, prompts, chosen.text, chosen.region, chosen.parallel, folder,
             sidecars, metadata, records, records_in_order=out is None,
         )  # fmt: skip
-        stdin = sys.stdin.buffer if isinstance(sys.stdin, io.TextIOWrapper) else io.BytesIO()
-        return Batch(work, list(named_pictures(pictures, chosen.recursive, stdin)), leaving).run()
-    except Unreachable as error:
-        return complain(f"{error} Start a server with `vision-server`, or name another with --server or VISION_HOST.")
-    except (ClientError, OSError) as error:
-        return complain(reason(error))
+        return Batch(work, found, leaving).run()
+
+
+@contextlib.contextmanager
+def _signals_like_ctrl_c() -> Iterator[list[int]]:
+    """SIGTERM and the end of the terminal tidy up, too: what was answered is written. The signals that came.
+
+    One that is ignored (`nohup`) stays so.
+    """
+    seen: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    ours = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():  # signals are nobody else's business
+        ours = []
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield seen
     finally:
-        if records is not None:
-            records.close()
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _wrong(pictures: Sequence[str], interactive: bool, chosen: argparse.Namespace) -> str | None:

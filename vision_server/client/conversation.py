@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import VisionError
 from .server import ClientError, Prompt, Server
-from .sources import read_file
+from .sources import from_home, read_file
 from .telling import bare, complain, draw, reason, tell
 from .terminal import fit, lines, printable
 
@@ -106,9 +106,9 @@ def picture_path(said: str) -> Path:
         said = said[1:-1]
     if said.lower().startswith("file://"):
         return Path(urllib.request.url2pathname(urllib.parse.urlsplit(said).path))
-    path = Path(said).expanduser()
+    path = from_home(said)
     if os.sep == "/" and "\\" in said and not path.exists():
-        path = Path(re.sub(r"\\(.)", r"\1", said)).expanduser()
+        path = from_home(re.sub(r"\\(.)", r"\1", said))
     return path
 
 

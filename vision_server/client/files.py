@@ -7,7 +7,9 @@ import itertools
 import os
 from pathlib import Path
 
+from .names import refused_by_windows, safe
 from .server import ClientError
+from .sources import SUFFIXES
 from .telling import bare
 
 _numbers = itertools.count()
@@ -42,27 +44,35 @@ class Sidecars:
     The first picture that asks for a place claims it.
     """
 
-    def __init__(self, extension: str, several: bool, overwrite: bool) -> None:
-        """Raises ClientError for an extension that is none."""
+    def __init__(self, extension: str, several: bool, overwrite: bool, *, windows: bool = os.name == "nt") -> None:
+        """`windows`: its rules for names hold. Raises ClientError for an extension that is none."""
         self._extension = extension.removeprefix(".")
-        if not self._extension or not self._extension.isprintable() or set(self._extension) & set("/\\"):
+        bad = not self._extension.isprintable() or set(self._extension) & set("/\\")
+        if not self._extension or bad or self._extension.endswith((".", " ")):
             raise ClientError(f"{extension!r} is no extension: give one like txt.")
+        if Path(f"x.{self._extension}").suffix.lower() in SUFFIXES:
+            raise ClientError(f"{extension!r} is what pictures are called: name the extension of the texts, like txt.")
         self._several = several
         self._overwrite = overwrite
-        self._claims: dict[str, Path] = {}
+        self._windows = windows
+        self._claims: dict[str, tuple[Path, str]] = {}
         self._folding: dict[Path, bool] = {}
 
     def place(self, picture: Path, prompt: str) -> Path:
-        middle = f".{bare(prompt).lower()}" if self._several else ""
+        middle = f".{safe(bare(prompt).lower() or 'default')}" if self._several else ""
         return picture.with_name(f"{picture.stem}{middle}.{self._extension}")
 
     def claim(self, picture: Path, prompt: str) -> bool:
-        """Whether it is to be written. Raises ClientError where another picture's text lies there, or a folder."""
+        """Whether it is to be written. Raises ClientError where the text of another picture or prompt lies there, or a
+        folder, and for a name that Windows does not take."""
         place = self.place(picture, prompt)
-        name = os.path.normcase(place.absolute())
-        claimer = self._claims.setdefault(name.lower() if self._folds(picture) else name, picture)
-        if claimer != picture:
-            raise ClientError(f"{claimer.name} already claims {place.name}.")
+        if self._windows and (why := refused_by_windows(place.name)):
+            raise ClientError(f"Windows has no file {place.name}: {why}.")
+        name, claim = os.path.normcase(place.absolute()), (picture, bare(prompt).lower())
+        claimer = self._claims.setdefault(name.lower() if self._folds(picture) else name, claim)
+        if claimer != claim:
+            who = claimer[0].name if claimer[0] != picture else f"the prompt {claimer[1]}"
+            raise ClientError(f"{who} already claims {place.name}.")
         if place.is_dir():
             raise ClientError(f"{place.name} is a folder.")
         return self._overwrite or not os.path.lexists(place)

@@ -128,7 +128,7 @@ def find_exiftool() -> str | None:
 def _arguments(kind: str, data: bytes, said: Description, caption: Path) -> list[str]:
     """Lines of exiftool's argument file. The caption, which may hold line ends, is read from a file of its own."""
     groups = _GROUPS.get(kind, ("XMP", "EXIF"))
-    lines = ["-q", "-o", "-", "-charset", "UTF8"]
+    lines = ["-q", "-o", "-", "-charset", "UTF8", "-charset", "filename=UTF8"]  # Windows has another one for names
     if "IPTC" in groups and b"8BIM\x04\x04" not in data:
         lines.append("-IPTC:CodedCharacterSet=UTF8")
     if said.caption is not None:

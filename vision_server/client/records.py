@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .files import write_whole
 from .server import ClientError
+from .telling import put
 from .terminal import Result
 
 FORMATS = ("json", "jsonl", "csv")
@@ -21,7 +22,7 @@ _COLUMNS = ("image", "prompt", "answer", "text", "region")
 
 
 class Records:
-    """One list of answers. `known` says which (image, prompt) a file held already; those need no asking.
+    """One list of answers. `has` says whether a file held one already; that needs no asking.
 
     JSON Lines and CSV are written as they come, an answer in one write; JSON is made whole by `close`.
     """
@@ -33,25 +34,33 @@ class Records:
         self._records: list[dict[str, Any]] = []
         if path is not None and path.exists() and not overwrite:
             self._records = _read(form, path)
-        self.known = {(record["image"], record["prompt"]) for record in self._records}
-        if path is not None and form != "json":  # what broke off, if anything, is cut away
+        self._known = {_question(record) for record in self._records}
+        if path is None:
+            put(_head(form))
+        elif form != "json":  # what broke off, if anything, is cut away
             write_whole(path, "".join([_head(form), *(_line(form, one) for one in self._records)]).encode())
-        elif path is None:
-            sys.stdout.write(_head(form))
+        else:  # a place that takes no file shows now, and not when the answers are there
+            write_whole(path, path.read_bytes() if path.exists() else b"[]\n")
+
+    def has(self, image: str, prompt: str, text: str, region: str) -> bool:
+        """Whether the file that is gone on with has the answer to that."""
+        return (image, prompt, text, region) in self._known
 
     def add(self, image: str, prompt: str, answer: Result, text: str, region: str) -> None:
-        """Raises OSError."""
+        """Raises OSError, which names the place."""
         more = {name: value for name, value in (("text", text), ("region", region)) if value}
         record: dict[str, Any] = {"image": image, "prompt": prompt, "answer": answer, **more}
         self._records.append(record)
         if self._form == "json":
             return
         if self._path is None:
-            sys.stdout.write(_line(self._form, record))
-            sys.stdout.flush()
-        else:
+            put(_line(self._form, record))
+            return
+        try:
             with self._path.open("ab") as file:
                 file.write(_line(self._form, record).encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def close(self) -> None:
         """Raises OSError."""
@@ -59,9 +68,13 @@ class Records:
             return
         whole = json.dumps(self._records, ensure_ascii=False, indent=1) + "\n"
         if self._path is None:
-            sys.stdout.write(whole)
+            put(whole)
         else:
             write_whole(self._path, _encodable(whole).encode())
+
+
+def _question(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    return record["image"], record["prompt"], record.get("text") or "", record.get("region") or ""
 
 
 def _head(form: str) -> str:

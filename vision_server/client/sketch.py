@@ -7,7 +7,6 @@ lies where the model saw it.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..tasks import Shape, shapes
 from ..tasks.regions import Region
 from ..worker.decode import decode
+from .names import safe
 
 MAX_PIXELS = 268_000_000  # the most that a server can be told to take
 _COLOURS = (
@@ -86,14 +86,19 @@ def save(picture: Image.Image, folder: Path, name: str) -> Path:
     Returns its path. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^\w.-]+", "_", name)[:100]
+    stem = safe(name)
     for number in itertools.count(1):
         path = folder / f"{stem}{'' if number == 1 else f'-{number}'}.png"
         try:
-            with path.open("xb") as file:
-                picture.save(file, "PNG")
+            file = path.open("xb")
         except FileExistsError:
             continue
+        try:
+            with file:
+                picture.save(file, "PNG")
+        except BaseException:
+            path.unlink()
+            raise
         return path
     raise AssertionError("there are endlessly many numbers")
 

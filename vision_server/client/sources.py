@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import glob
 import http.client
+import locale
 import os
 import time
 import urllib.error
@@ -35,7 +37,10 @@ class Picture:
 
     def read(self) -> bytes:
         """Its file. Raises Unread."""
-        return download(self.name) if self.path is None else read_file(self.path)
+        data = download(self.name) if self.path is None else read_file(self.path)
+        if not data:  # the server would take it for a request without a picture
+            raise Unread(f"{self.name} is empty.")
+        return data
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,41 @@ def pictures(words: Iterable[str], recursive: bool, stdin: BinaryIO) -> Iterator
     """
     for word in words:
         if word == "-":
-            listed = stdin.read()
-            for one in listed.split(b"\0" if b"\0" in listed else b"\n"):
-                name = os.fsdecode(one).removesuffix("\r")
-                if name.strip():
-                    yield from _named(name, recursive, patterns=False)
+            for name in listed_names(stdin.read()):
+                yield from _named(name, recursive, patterns=False)
         else:
             yield from _named(word, recursive, patterns=True)
+
+
+def listed_names(listed: bytes) -> list[str]:
+    """A list's names. What marks an encoding is not of a name; Windows PowerShell writes UTF-16 with it."""
+    if listed.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        listed = listed.decode("utf-16", "replace").encode()
+    listed = listed.removeprefix(codecs.BOM_UTF8)
+    names = [_decoded(one).removesuffix("\r") for one in listed.split(b"\0" if b"\0" in listed else b"\n")]
+    return [name for name in names if name.strip()]
+
+
+def _decoded(name: bytes) -> str:
+    try:
+        return os.fsdecode(name)
+    except UnicodeDecodeError:  # on Windows, where not every name can be spelt in bytes: its old programs' encoding
+        return name.decode(locale.getpreferredencoding(False), "replace")
+
+
+def from_home(word: str) -> Path:
+    """With the home folder for `~`, where there is one of that name."""
+    path = Path(word)
+    with contextlib.suppress(RuntimeError):
+        path = path.expanduser()
+    return path
 
 
 def _named(word: str, recursive: bool, patterns: bool) -> Iterator[Picture | Fault]:
     if word.lower().startswith(("http://", "https://")):
         yield Picture(word, None)
         return
-    path = Path(word).expanduser() if word.startswith("~") else Path(word)
+    path = from_home(word)
     try:
         exists, is_folder = os.path.lexists(path), path.is_dir()
     except ValueError:  # a zero byte

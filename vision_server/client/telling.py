@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -9,13 +10,23 @@ from .terminal import Result, printable
 
 
 def tell(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """A line. Raises OSError."""
+    put(f"{text}\n")
+
+
+def put(text: str) -> None:
+    """Raises OSError, which names standard output."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def complain(message: str, code: int = 1) -> int:
     """Returns the exit code, so that a fault can be told and returned at once."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # told where it was written
+        sys.stdout.flush()
     sys.stderr.write(f"vision-server caption: {printable(message)}\n")
     sys.stderr.flush()
     return code
