@@ -111,7 +111,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     text = capsys.readouterr().out
     assert all(row.flag in text for row in settings.TABLE.values() if row.flag)
-    assert all(command in text for command in cli.COMMANDS)
+    listed = dict(line.split(maxsplit=1) for line in text.partition("\ncommands:\n")[2].splitlines())
+    assert listed == cli.COMMANDS, "each name stands apart from what it does"
 
 
 # A running daemon ---------------------------------------------------------------------------------------------------

@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(command: str) -> _Parser:
-    listed = "\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items())
+    columns = max(map(len, COMMANDS)) + 2
+    listed = "\n".join(f"  {name:{columns}}{text}" for name, text in COMMANDS.items())
     parser = _Parser(
         prog="vision-server" if command == "serve" else f"vision-server {command}",
         description=COMMANDS[command],
