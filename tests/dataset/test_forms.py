@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from vision_server.client.records import FORMATS, Records
 from vision_server.dataset.forms import Fault, read
-from vision_server.dataset.rows import Row
+from vision_server.dataset.rows import EmptyAnswer, Row
 
 BOXES = {"bboxes": [[1, 2, 30, 40]], "labels": ["car"]}
 
@@ -47,6 +48,13 @@ def test_lines_of_image_prompt_and_answer(folder: Path) -> None:
     assert first.where == "rows.jsonl line 1"
     assert (second.picture, second.answer, second.where) == (folder / "a cat.png", BOXES, "rows.jsonl line 3")
     assert (third.region, fourth.text) == ([1, 2, 3, 4], "Where?")
+
+
+def test_only_a_line_feed_ends_a_line(folder: Path) -> None:
+    path = folder / "rows.jsonl"
+    row = {"image": "beach.jpg", "prompt": "OCR", "answer": "one\u2028two\x85three"}
+    path.write_bytes(f"{json.dumps(row, ensure_ascii=False)}\r\n".encode() * 2)
+    assert [one.answer for one in rows(path)] == [row["answer"]] * 2
 
 
 def test_a_prompt_for_those_that_have_none(folder: Path) -> None:
@@ -104,6 +112,73 @@ def test_text_and_region_of_what_the_page_writes(folder: Path) -> None:
     first, second = rows(lines(folder, {"picture": "holiday/beach.jpg", "answers": asked}))
     assert (first.text, second.region) == ("Where?", [1, 2, 3, 4])
     assert first.picture == folder / "beach.jpg"  # the page names the folder it was dropped with
+
+
+def test_a_bare_answer_that_the_page_has_saved(folder: Path) -> None:
+    (folder / "beach.json").write_text('"a beach"\n')
+    (folder / "a cat.OD.json").write_text(json.dumps(BOXES))
+    (folder / "sub" / "dog.json").write_text("[7]")
+    first, second, third = read(folder, "CAPTION")
+    assert isinstance(first, Row)
+    assert isinstance(second, Row)
+    assert (first.picture.name, first.prompt, first.answer) == ("a cat.png", "<OD>", BOXES)
+    assert (second.picture.name, second.prompt, second.answer) == ("beach.jpg", "CAPTION", "a beach")
+    assert isinstance(third, Fault)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_the_caption_command_writes_in_each_of_its_forms(folder: Path, form: str) -> None:
+    """By its own code: texts with quotes and lines, places, what a prompt was given, and nothing at all."""
+    path = folder / f"answers.{form}"
+    records = Records(form, path, overwrite=False)
+    records.add("beach.jpg", "<CAPTION>", 'a "beach", and\nthe sea', "", "")
+    records.add("a cat.png", "<OD>", BOXES, "", "")
+    records.add("sub/dog.webp", "<REGION_TO_CATEGORY>", "dog", "", "1,2,30,40")
+    records.add("beach.jpg", "<VQA>", "there", "Where, then?", "")
+    records.add("beach.jpg", "<OCR>", "", "", "")
+    records.close()
+    first, second, third, fourth, fifth = rows(path)
+    assert (first.picture, first.prompt, first.answer) == (folder / "beach.jpg", "<CAPTION>", 'a "beach", and\nthe sea')
+    assert (second.picture, second.prompt, second.answer) == (folder / "a cat.png", "<OD>", BOXES)
+    assert third.picture == folder / "sub" / "dog.webp"
+    asked = third.example((100, 50)).sentence
+    assert asked == "What is the region <loc_10><loc_40><loc_300><loc_800>?"
+    assert (fourth.text, fourth.answer) == ("Where, then?", "there")
+    assert fifth.answer == ""
+    with pytest.raises(EmptyAnswer):
+        fifth.example((100, 50))
+
+
+def test_a_table_by_the_heads_of_its_columns(folder: Path) -> None:
+    path = folder / "mine.CSV"
+    path.write_text('\ufeffimage, answer,note\r\nbeach.jpg,"a\r\nbeach",x\r\n\r\na cat.png\r\nsub/dog.webp,a dog,\r\n')
+    first, second, third = read(path, "CAPTION")
+    assert isinstance(first, Row)
+    assert isinstance(third, Row)
+    assert (first.where, first.prompt, first.answer) == ("mine.CSV line 2", "CAPTION", "a\nbeach")
+    assert second == Fault("mine.CSV line 5", "not a row", "There are 1 cells, and 3 heads of columns.")
+    assert (third.where, third.answer) == ("mine.CSV line 6", "a dog")
+    path.write_text("who,what\nbeach.jpg,a beach\n")
+    [fault] = read(path)
+    assert fault == Fault("mine.CSV line 2", "not a row", "No picture is named: give `image`.")
+    path.write_text("image,answer\nbeach.jpg," + "x" * 200_000)
+    [fault] = read(path)
+    assert isinstance(fault, Fault)
+    assert "no CSV" in fault.message
+
+
+def test_pictures_are_found_as_the_caption_command_names_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names them from where it ran; its list may lie there, among the pictures, or elsewhere."""
+    monkeypatch.chdir(folder.parent)
+    named = f"{folder.name}/sub/dog.webp"
+    for place in (folder.parent, folder, folder / "sub", folder / "lists"):
+        place.mkdir(exist_ok=True)
+        path = place / "answers.csv"
+        path.write_text(f"image,prompt,answer\n{named},<CAPTION>,a dog\n")
+        [row] = rows(path)
+        assert row.picture.samefile(folder / "sub" / "dog.webp"), place
+    path.write_text("image,prompt,answer\nnowhere/dog.webp,<CAPTION>,a dog\n")
+    assert rows(path)[0].picture == folder / "lists" / "nowhere" / "dog.webp"
 
 
 def test_a_folder_of_pictures_with_what_is_said_beside_them(folder: Path) -> None:

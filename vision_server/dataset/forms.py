@@ -3,14 +3,16 @@
 - JSON Lines, or a JSON list: `{"image", "prompt", "answer"}`, with `text` and `region` where a prompt takes them;
   ms-swift's `{"query", "response", "images"}` and `{"messages", "images"}`, with `objects` where places are meant;
 - what this project's page and clients write: `{"picture", "answers": [{"prompt", "text_input", "region", "result"}]}`,
-  or one line for each answer with `prompt` and `result`;
+  or one line for each answer with `prompt` and `result`; as CSV, the same names at the heads of its columns;
 - a folder of pictures, each with what is to be said of it beside it: `beach.txt`, `beach.OD.txt`, `beach.json`.
 
-Pictures are named relative to the file that names them.
+Pictures are named relative to the file that names them, or to the folder that the command runs in.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ _PICTURE = ("image", "picture", "file", "path")
 _PROMPT = ("prompt", "task")
 _TEXT = ("text", "text_input")
 _ANSWER = ("answer", "result")
+_PLACES = {"bboxes", "quad_boxes", "polygons"}
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,38 @@ def read(source: Path, prompt: str = "") -> Iterator[Row | Fault]:
     if source.suffix.lower() == ".json":
         yield from _document(source, text, prompt, source.parent, None)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    if source.suffix.lower() == ".csv":
+        yield from _table(source, text, prompt)
+        return
+    for number, line in enumerate(text.split("\n"), 1):  # not all that ends a line elsewhere: JSON may hold U+2028
         if line.strip():
             where = f"{source.name} line {number}"
             try:
                 yield from _rows(json.loads(line), where, source.parent, prompt, None)
             except (ValueError, BadInput) as error:
                 yield _fault(where, error)
+
+
+def _table(source: Path, text: str, prompt: str) -> Iterator[Row | Fault]:
+    """A row for each line below the heads. An empty cell is as if it were not there, but for the answer's."""
+    lines = csv.reader(io.StringIO(text, newline=""))
+    heads: list[str] | None = None
+    while True:
+        where = f"{source.name} line {lines.line_num + 1}"  # where it begins: a cell may hold several lines
+        try:
+            cells = next(lines)
+            if heads is None:
+                heads = [head.strip() for head in cells]
+            elif cells:
+                if len(cells) != len(heads):
+                    raise BadInput(f"There are {len(cells)} cells, and {len(heads)} heads of columns.")
+                value = {head: cell for head, cell in zip(heads, cells, strict=True) if cell or head in _ANSWER}
+                named = {name: _said(value[name]) for name in _ANSWER if name in value}
+                yield from _rows(value | named, where, source.parent, prompt, None)
+        except StopIteration:
+            return
+        except (csv.Error, BadInput) as error:
+            yield Fault(where, UNREADABLE, str(error) if isinstance(error, BadInput) else f"This is no CSV: {error}.")
 
 
 def _folder(folder: Path, prompt: str) -> Iterator[Row | Fault]:
@@ -105,13 +133,13 @@ def _prompt_of(path: Path, picture: Path) -> str | None:
 
 
 def _said(text: str) -> str | Mapping[str, Any]:
-    """What a .txt holds: a text, or places as the daemon prints them, one line of JSON."""
+    """What a .txt or a cell holds: a text, or places as the daemon prints them, one line of JSON."""
     if text.lstrip().startswith("{"):
         try:
             value = json.loads(text)
         except ValueError:
             return text.strip()
-        if isinstance(value, dict) and {"bboxes", "quad_boxes", "polygons"} & value.keys():
+        if isinstance(value, dict) and _PLACES & value.keys():
             return value
     return text.strip()
 
@@ -137,10 +165,10 @@ def _fault(where: str, error: Exception) -> Fault:
 
 def _rows(value: Any, where: str, folder: Path, prompt: str, picture: Path | None) -> Iterator[Row]:
     """The rows of one object; `picture` is whose it is where it names none. Raises BadInput."""
+    if picture is not None and (isinstance(value, str) or (isinstance(value, dict) and _PLACES & value.keys())):
+        value = {"result": value}  # the bare answer, as the page saves one
     if not isinstance(value, dict):
         raise BadInput("A row is a JSON object.")
-    if {"bboxes", "quad_boxes", "polygons"} & value.keys() and picture is not None:
-        value = {"result": value}  # the bare answer, as the page saves one
     if "query" in value or "messages" in value:
         yield _swift(value, where, folder)
         return
@@ -197,13 +225,17 @@ def _swift(value: Mapping[str, Any], where: str, folder: Path) -> Row:
 
 
 def _path(named: Any, folder: Path) -> Path:
-    """Raises BadInput for what is no path. A name with folders that are not there is looked for by its last part."""
+    """Raises BadInput for what is no path. A name that is not there is looked for from where the command runs, as the
+    caption command names pictures, and without its first folders, of which a page and a list that lies among the
+    pictures know more than is needed."""
     if not isinstance(named, str) or not named or "\0" in named:
         raise BadInput("The picture is no path.")
     if named.startswith(("http://", "https://", "data:")):
         raise BadInput("The picture is an address; fetch it first, and name the file.")
-    path = folder / Path(named).expanduser()
-    return path if path.exists() or not (folder / path.name).exists() else folder / path.name
+    path = Path(named).expanduser()
+    parts = path.relative_to(path.anchor).parts
+    places = [folder / path, path, *(folder.joinpath(*parts[first:]) for first in range(1, len(parts)))]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _first(value: Mapping[str, Any], names: Iterable[str]) -> Any:

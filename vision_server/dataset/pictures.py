@@ -11,7 +11,7 @@ from vision_server.worker.decode import decode
 
 MAX_PIXELS = 200_000_000  # a person's own files, not a stranger's: only what is surely broken is refused
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .avif .heic .heif".split()
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif".split()
 )  # of the formats that are decoded
 
 
