@@ -17,7 +17,8 @@ Body = dict[str, Any]
 @dataclass(frozen=True)
 class Dialect:
     """`asks` makes the body from base64, the prompt and its text; `says` finds the answer in what comes back, `blames`
-    the error's sentence. `chats`: words that are no prompt are the talk of people, and get the default prompt."""
+    the error's sentence, where nothing but what this dialect says stands beside it. `route` is the path without names.
+    `chats`: words that are no prompt are the talk of people, and get the default prompt."""
 
     name: str
     path: str
@@ -25,6 +26,10 @@ class Dialect:
     says: Callable[[Body], Any]
     blames: Callable[[Body], str]
     chats: bool
+
+    @property
+    def route(self) -> str:
+        return self.path.replace("florence2", "{model}")
 
     def body(self, picture: bytes, prompt: str, text: str = "") -> Body:
         return self.asks(base64.b64encode(picture).decode(), prompt, text)
@@ -61,13 +66,30 @@ def _inferred(body: Body) -> Any:
     return answer
 
 
+def _native_error(body: Body) -> str:
+    assert set(body) == {"error", "detail", "code", "request_id"}
+    assert body["error"] == body["detail"]
+    return str(body["error"])
+
+
+def _openai_error(body: Body) -> str:
+    [error] = body.values()
+    assert set(error) == {"message", "type", "param", "code"}
+    return str(error["message"])
+
+
+def _sentence(body: Body) -> str:
+    assert set(body) == {"error"}
+    return str(body["error"])
+
+
 DIALECTS = (
     Dialect(
         "native",
         "/process_image",
         _native,
         lambda body: body["result"],
-        lambda body: body["error"],
+        _native_error,
         chats=False,
     ),
     Dialect(
@@ -75,7 +97,7 @@ DIALECTS = (
         "/v1/chat/completions",
         _openai,
         lambda body: _object_or_text(body["choices"][0]["message"]["content"]),
-        lambda body: body["error"]["message"],
+        _openai_error,
         chats=True,
     ),
     Dialect(
@@ -83,7 +105,7 @@ DIALECTS = (
         "/api/chat",
         _ollama,
         lambda body: _object_or_text(body["message"]["content"]),
-        lambda body: body["error"],
+        _sentence,
         chats=True,
     ),
     Dialect(
@@ -91,7 +113,7 @@ DIALECTS = (
         "/v2/models/florence2/infer",
         _kserve,
         _inferred,
-        lambda body: body["error"],
+        _sentence,
         chats=False,
     ),
 )

@@ -14,10 +14,12 @@ import pytest
 from tests.dialects import DIALECTS, Dialect
 from vision_server.api.keys import QUEUE
 
-from .asking import PNG, StatusBecomes, busy, png
+from .asking import PNG, StatusBecomes, busy, png, until_asked
 from .conftest import Client, Serve
 
 ALIASES: dict[str, Any] = {"model_aliases": (("gpt-4o", "toy"),)}
+BOXES = {"bboxes": [[0.032, 0.024, 31.968, 23.976]], "labels": ["a car"]}
+GIF = b"GIF89a\1\0\1\0\0\0\0\x2c\0\0\0\0\1\0\1\0\0"
 every_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 
 
@@ -43,16 +45,23 @@ async def refused(client: Client, dialect: Dialect, status: int, *words: str, **
 @every_dialect
 async def test_good(dialect: Dialect, serve: Serve) -> None:
     client = await serve(**ALIASES)
-    for picture in (PNG, png((32, 32))):
-        status, body, headers = await ask(client, dialect, picture)
-        assert (status, dialect.says(body)) == (200, f"<FAKE>||{len(picture)}")
-        assert headers["X-Request-Id"]
-        assert "generate" in headers["Server-Timing"]
+    for picture in (PNG, png((32, 32)), GIF):
+        for prompt, text, answer in (
+            ("<FAKE>", "", f"<FAKE>||{len(picture)}"),
+            ("fake", "", f"<FAKE>||{len(picture)}"),
+            ("<VQA>", "what colour?", f"<VQA>|what colour?|{len(picture)}"),
+            ("<CAPTION_TO_PHRASE_GROUNDING>", "located", BOXES),
+        ):
+            status, body, headers = await ask(client, dialect, picture, prompt, text)
+            assert (status, dialect.says(body)) == (200, answer)
+            assert headers["X-Request-Id"]
+            assert "generate" in headers["Server-Timing"]
 
 
 @every_dialect
 async def test_unknown_prompt(dialect: Dialect, serve: Serve) -> None:
     client = await serve(**ALIASES, default_prompt="<FAKE>")
+    await refused(client, dialect, 400, "<CAPTION>", "<FAKE>", prompt="<NONSENSE>")
     if dialect.chats:
         status, body, _ = await ask(client, dialect, prompt="What a nice day")
         assert (status, dialect.says(body)) == (200, f"<FAKE>||{len(PNG)}")
@@ -65,7 +74,8 @@ async def test_broken_image(dialect: Dialect, serve: Serve) -> None:
     client = await serve(**ALIASES)
     for picture in (b"GIF", b"\0" * 64, PNG[:20]):
         await refused(client, dialect, 415, picture=picture)
-    assert (await (await client.get("/status")).json())["in_flight"] == 0
+    assert (await (await client.get("/status")).json())["loads"] == 0
+    await refused(client, dialect, 415, "A bad picture", prompt="<VQA>", text="bad")  # as only the worker can tell
 
 
 @every_dialect
@@ -111,6 +121,8 @@ async def test_client_gone(dialect: Dialect, serve: Serve, status_becomes: Statu
         behind = asyncio.ensure_future(ask(client, dialect))
         await status_becomes(client, in_flight=1, queue_depth=1)
         held.cancel()
+        await until_asked(client, dialect.route, 499, 1)
     status, body, _ = await behind
     assert (status, dialect.says(body)) == (200, f"<FAKE>||{len(PNG)}")
     assert not gate.exists()
+    await status_becomes(client, in_flight=0, queue_depth=0, queue_bytes=0, arriving=0)
