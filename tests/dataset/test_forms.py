@@ -11,6 +11,7 @@ import pytest
 from vision_server.client.records import FORMATS, Records
 from vision_server.dataset.forms import Fault, read
 from vision_server.dataset.rows import EmptyAnswer, Row
+from vision_server.errors import BadInput
 
 BOXES = {"bboxes": [[1, 2, 30, 40]], "labels": ["car"]}
 
@@ -112,6 +113,14 @@ def test_text_and_region_of_what_the_page_writes(folder: Path) -> None:
     first, second = rows(lines(folder, {"picture": "holiday/beach.jpg", "answers": asked}))
     assert (first.text, second.region) == ("Where?", [1, 2, 3, 4])
     assert first.picture == folder / "beach.jpg"  # the page names the folder it was dropped with
+
+
+@pytest.mark.parametrize("objects", [{}, {"objects": None}, {"objects": []}, {"objects": "[]"}])
+def test_a_place_that_no_object_fills_is_nothing_to_learn(folder: Path, objects: dict[str, Any]) -> None:
+    value = {"query": "Find the cat", "response": "<bbox>", "images": ["a cat.png"], **objects}
+    [row] = rows(lines(folder, value))
+    with pytest.raises(BadInput, match="more <bbox> than objects"):
+        row.example((100, 50))
 
 
 def test_a_bare_answer_that_the_page_has_saved(folder: Path) -> None:

@@ -18,7 +18,7 @@ from tests.finetune.tables import table_of
 from vision_server.dataset.examples import Example
 from vision_server.engine.config import read_config
 from vision_server.engine.preprocess import PromptTokenizer
-from vision_server.errors import BadSetting
+from vision_server.errors import BadSetting, VisionError
 from vision_server.finetune import state
 from vision_server.finetune.batches import Maker, Order
 from vision_server.finetune.checking import check
@@ -152,6 +152,15 @@ def test_it_ends_when_validations_stop_getting_better(base: Path, lessons: Path,
     run.run(lambda: {"validation_loss": 1.0, "exact": next(seen)})
     assert run.step == 8
     assert run.best == 0.3
+
+
+def test_a_loss_that_is_no_number_ends_it_and_is_not_saved(base: Path, lessons: Path, tmp_path: Path) -> None:
+    run = trainer(base, lessons, tmp_path, replace(SHORT, rate=1e30, save_every=1))
+    with pytest.raises(VisionError, match=r"At step \d the loss is (nan|inf)"):
+        run.run(None)
+    saved = state.read(tmp_path)
+    assert saved["step"] == run.step - 1
+    assert all(math.isfinite(row["loss"]) for row in saved["history"])
 
 
 def test_bfloat16_learns_too(base: Path, lessons: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from vision_server.dataset.pictures import SUFFIXES
 from vision_server.dataset.rows import Row
-from vision_server.dataset.swift import read_objects
+from vision_server.dataset.swift import PLACEHOLDER, read_objects
 from vision_server.errors import BadInput
 from vision_server.tasks import find
 
@@ -220,7 +220,8 @@ def _swift(value: Mapping[str, Any], where: str, folder: Path) -> Row:
     named = pictures[0].get("path") if isinstance(pictures[0], dict) else pictures[0]
     if not isinstance(query, str) or not isinstance(response, str):
         raise BadInput("query and response are texts.")
-    objects = read_objects(value["objects"]) if value.get("objects") else None
+    given = value.get("objects") or []
+    objects = read_objects(given) if given or PLACEHOLDER.search(query + response) else None
     return Row(where, _path(named, folder), query.replace("<image>", "").strip(), response, objects=objects)
 
 

@@ -18,7 +18,7 @@ from vision_server.errors import BadInput
 from vision_server.tasks.regions import BINS
 from vision_server.tasks.written import locations
 
-_PLACEHOLDER = re.compile(r"<ref-object>|<bbox>")
+PLACEHOLDER = re.compile(r"<ref-object>|<bbox>")
 _SIDES = {"real": 0, "norm_1000": BINS, "norm1000": BINS, "norm_1": 1, "norm1": 1}  # what a side is; 0: its pixels
 
 
@@ -76,7 +76,7 @@ def _filled(text: str, names: Iterator[str], boxes: Iterator[str]) -> str:
         except StopIteration:
             raise BadInput(f"There are more {match[0]} than objects.") from None
 
-    return _PLACEHOLDER.sub(one, text)
+    return PLACEHOLDER.sub(one, text)
 
 
 def _written(objects: Objects, size: Size) -> Iterator[str]:

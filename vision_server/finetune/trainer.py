@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor, nn
 
 from vision_server.dataset.examples import Example
-from vision_server.errors import BadSetting
+from vision_server.errors import BadSetting, VisionError
 from vision_server.finetune import state
 from vision_server.finetune.batches import Batch, Maker, Order, ahead
 from vision_server.finetune.examples import fingerprint
@@ -96,13 +96,19 @@ class Trainer:
         ]
 
     def run(self, validate: Validate | None) -> None:
-        """To the last step, or until validations stop getting better. Raises Stopped when a signal asked to leave."""
+        """To the last step, or until validations stop getting better. Raises Stopped when a signal asked to leave, and
+        VisionError when the loss is no number any more."""
         options = self.options
         shown = Progress(options.max_steps, self.step, self._accelerator.is_main_process)
         with _asked_to_stop() as stopping, shown:
             batches = ahead(self._maker, self._parts(), options.workers)
             while self.step < options.max_steps:
                 loss, gradient = self._learn([next(batches) for _ in range(options.accumulate)])
+                if not math.isfinite(loss):
+                    raise VisionError(
+                        f"At step {self.step} the loss is {loss}: nothing more can be learned. Give a lower --rate or "
+                        "a longer --warmup; what was saved before is there."
+                    )
                 self._note(loss, gradient)
                 shown.step(self.step, self.history, rate_at(self.step - 1, options))
                 ends = self.step == options.max_steps
