@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .browsing import PHONE, SAMPLES, SCHEMES, Open, answered, bring, choose, expect, findings, run
+from .conftest import Daemon
 
 pytestmark = pytest.mark.browser
 
@@ -34,7 +36,7 @@ def test_nothing_serious_is_found(open_page: Open, embedded: str, scheme: str, d
     choose(page, "<CAPTION>", "<OD>")
     run(page)
     answered(page, "<OD>").locator("details summary").click()
-    page.locator("#zip summary").click()
+    page.click("#zip")
     assert findings(page) == []
     bring(page, "scene-01.jpg", "scene-02.png")
     run(page)
@@ -86,6 +88,51 @@ def test_all_is_done_by_keyboard(open_page: Open, embedded: str) -> None:
     answered(page, "<CAPTION_TO_PHRASE_GROUNDING>")
     expect(page.locator(".label text")).to_have_text("fish")
     expect(page.locator("#said")).to_contain_text("Finished: 2 of 2 answers.")
+
+
+def test_the_focus_is_not_lost_with_what_had_it(open_page: Open, fake: Daemon, tmp_path: Path) -> None:
+    """Whoever steps through by keyboard would else begin at the top of the page each time."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"this is no picture")
+    with fake() as url:
+        page = open_page(url, expected=("Failed to load resource", "net::ERR_ABORTED"))
+
+        def press(name: str) -> None:
+            page.get_by_role("button", name=name, exact=True).press("Enter")
+
+        def focused(name: str) -> None:
+            expect(page.get_by_role("button", name=name, exact=True)).to_be_focused()
+
+        press("Load")
+        focused("Unload")
+        press("Unload")
+        focused("Load")
+        bring(page, "scene-01.jpg", broken, "scene-02.png")
+        choose(page, "<CAPTION>")
+        run(page)
+        expect(page.locator("#tally")).to_have_text("2 of 3 answers · 1 failed")
+        press("Ask CAPTION of broken.png again")
+        focused("broken.png")
+        expect(page.locator("#tally")).to_have_text("2 of 3 answers · 1 failed")
+        press("Retry 1")
+        focused("Retry 1")
+        press("broken.png")
+        expect(page.locator("#picture h2")).to_be_focused()
+        press("Retry")
+        expect(page.locator("#picture .card")).to_be_focused()
+        press("Next picture")
+        focused("Next picture")
+        press("Next picture")
+        expect(page.locator("#picture h2")).to_have_text("scene-02.png")
+        expect(page.locator("#picture h2")).to_be_focused()
+        press("← All pictures")
+        focused("scene-02.png")
+        choose(page, "<CAPTION_TO_PHRASE_GROUNDING>", text="hold")
+        run(page)
+        press("Cancel")
+        focused("Retry 3")
+        press("Remove all")
+        expect(page.locator("#choose")).to_be_focused()
 
 
 def test_what_is_said_is_not_overwritten(open_page: Open, embedded: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+from pathlib import Path
 
 import pytest
+from PIL import ExifTags, Image
 
 from .browsing import SAMPLES, Open, answered, asked, bring, card, check_truth, choose, drawn, expect, run, truth
 from .conftest import Daemon
@@ -46,6 +48,33 @@ def test_quads_outlines_and_what_a_text_asks_for(open_page: Open, embedded: str,
         mask = page.locator(".shape.is-polygon .line")
         assert float(mask.evaluate("(path) => getComputedStyle(path).fillOpacity")) > 0.2
         expect(page.locator(".label text")).to_have_text(asked(file, prompt).text)
+
+
+def test_a_picture_that_is_turned_by_its_exif_data_has_its_boxes_where_things_are(
+    open_page: Open, embedded: str, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be shown turned right by a quarter
+    with Image.open(SAMPLES / "scene-05.jpg") as upright:
+        upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    page = open_page(embedded)
+    bring(page, tmp_path / "turned.png")
+    choose(page, "<OD>")
+    run(page)
+    check_truth(page, "scene-05.jpg", "<OD>", page.locator(".figure"))
+
+
+@pytest.mark.parametrize("width", [900, 1100, 1900])
+def test_the_picture_has_room_beside_its_cards(open_page: Open, embedded: str, width: int) -> None:
+    page = open_page(embedded, viewport={"width": width, "height": 760})
+    bring(page, "scene-05.jpg")
+    choose(page, "<CAPTION>", "<OD>")
+    run(page)
+    answered(page, "<OD>")
+    shown = page.locator(".canvas").bounding_box()
+    assert shown is not None
+    assert shown["width"] >= 330
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
 def test_several_prompts_stand_side_by_side(open_page: Open, embedded: str) -> None:
@@ -183,14 +212,22 @@ def test_labels_do_not_cover_each_other_and_colours_stay_apart(open_page: Open, 
     assert len(set(rgb)) == 40
 
 
-def test_an_answer_is_copied(open_page: Open, embedded: str) -> None:
+@pytest.mark.parametrize("interface", ["there", "missing", "forbidden"])
+def test_an_answer_is_copied(open_page: Open, embedded: str, interface: str) -> None:
+    """Over plain HTTP from another machine the clipboard's interface is missing; a browser may forbid its use."""
     page = open_page(embedded, permissions=["clipboard-read", "clipboard-write"])
+    if interface != "there":
+        fails = "undefined" if interface == "missing" else "{ writeText: async () => { throw new Error('no'); } }"
+        page.evaluate(f"() => Object.defineProperty(navigator, 'clipboard', {{ value: {fails} }})")
     bring(page, "scene-02.png")
     choose(page, "<CAPTION>")
     run(page)
     answered(page, "<CAPTION>").get_by_role("button", name="Copy").click()
     expect(page.locator("#said")).to_contain_text("Copied.")
-    assert page.evaluate("() => navigator.clipboard.readText()") == truth("scene-02.png", "<CAPTION>")
+    expect(answered(page, "<CAPTION>").get_by_role("button", name="Copy")).to_be_focused()
+    page.focus("#search")
+    page.keyboard.press("Control+V")
+    expect(page.locator("#search")).to_have_value(truth("scene-02.png", "<CAPTION>"))
 
 
 def test_pictures_are_dropped_and_pasted_and_what_is_none_is_left_out(open_page: Open, embedded: str) -> None:

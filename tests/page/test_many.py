@@ -99,7 +99,7 @@ def test_answers_are_saved_as_png_json_text_and_zip(open_page: Open, embedded: s
     bring(page, "scene-01.jpg", "scene-01.jpg")  # one name twice
     run(page)
     expect(page.locator("#tally")).to_have_text("6 of 6 answers")
-    page.locator("#zip summary").click()
+    page.click("#zip")
     page.check("#zip-png")
     with page.expect_download() as download:
         page.click("#zip-save")
@@ -149,7 +149,7 @@ def test_a_full_queue_is_waited_for(open_page: Open, fake: Daemon, tmp_path: Pat
 
 
 class Worked:
-    """How long the page's main thread has worked, in seconds of the processor: what others do beside it is not in it."""
+    """How long the page's main thread has worked: seconds of the processor, whatever others do beside it."""
 
     def __init__(self, page: Page) -> None:
         self._session = page.context.new_cdp_session(page)

@@ -63,13 +63,21 @@ export function announce(text) {
   if (said.children.length > MOST_LINES) said.firstElementChild.remove();
 }
 
-/** To the clipboard, over plain HTTP too, where browsers keep the modern interface from a page. */
+/** To the clipboard, over plain HTTP too, where browsers keep the modern interface from a page. Whether it is there. */
 export async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // Not there, or not allowed: the old way may be.
+  }
+  const focused = document.activeElement;
   const field = el("textarea", { class: "unseen", readonly: true });
   field.value = text;
   document.body.append(field);
   field.select();
-  document.execCommand("copy");
+  const isCopied = document.execCommand("copy");
   field.remove();
+  focused?.focus({ preventScroll: true });
+  return isCopied;
 }

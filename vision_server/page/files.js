@@ -14,7 +14,10 @@ export function takeFiles() {
   choose.addEventListener("change", () => arrive(choose));
   const folder = document.getElementById("choose-folder");
   folder.addEventListener("change", () => arrive(folder));
-  document.getElementById("clear").addEventListener("click", () => pictures.clear());
+  document.getElementById("clear").addEventListener("click", () => {
+    pictures.clear();
+    choose.focus();
+  });
   document.addEventListener("paste", (event) => {
     if (event.clipboardData.files.length) take([...event.clipboardData.files].map((file) => [file, file.name]));
   });
@@ -91,5 +94,7 @@ function showCount() {
     .replaceChildren(
       ...(list.length ? [el("strong", { text: plural(list.length, "picture") }), ` · ${bytes(size)}`] : []),
     );
-  document.getElementById("brought").hidden = !list.length;
+  document.getElementById("clear").hidden = !list.length;
+  document.getElementById("pictures").classList.toggle("has-pictures", list.length > 0);
+  document.getElementById("pictures-title").classList.toggle("unseen", list.length > 0); // the count says as much
 }

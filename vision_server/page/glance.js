@@ -49,8 +49,10 @@ function draw() {
 function tell(key, word, sentence) {
   if (key === "unknown") return;
   const now = key === "busy" ? "ready" : key;
-  if (told !== null && told !== now) announce(key === "gone" ? sentence : `${word}. ${sentence}`);
+  if (told === now) return;
+  if (told !== null) announce(key === "gone" ? sentence : `${word}. ${sentence}`);
   told = now;
+  if (["ready", "asleep", "loading"].includes(now)) id("act-note").hidden = true; // what went wrong is over
 }
 
 function drawLoading(status) {
@@ -110,6 +112,7 @@ function drawModels(models) {
 
 async function act(what, request) {
   acting = what;
+  const isHeld = glance.contains(document.activeElement);
   id("act-note").hidden = true;
   draw();
   try {
@@ -122,5 +125,6 @@ async function act(what, request) {
     acting = null;
     server.askNow();
     draw();
+    if (isHeld && document.activeElement === document.body) (id("load").hidden ? id("unload") : id("load")).focus();
   }
 }

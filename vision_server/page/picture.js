@@ -41,6 +41,8 @@ const rebuild = oncePerFrame(() => {
 });
 
 function build() {
+  const held = view.contains(document.activeElement) ? nameOf(document.activeElement) : null;
+  const isOpened = document.getElementById("table").contains(document.activeElement);
   for (const figure of figures) figure.end();
   [shown, figures, cards] = [pictures.looked, [], new Map()];
   view.hidden = !shown;
@@ -52,7 +54,7 @@ function build() {
   const list = answers.map((answer) => {
     const drawsOn = located.length ? hasPlaces(answer) : answer.input === "region";
     const figure = isSideBySide && hasPlaces(answer) ? figureOf([]) : drawsOn ? main : null;
-    const element = el("article", { class: "card", "data-token": answer.token });
+    const element = el("article", { class: "card", "data-token": answer.token, tabindex: "-1" });
     cards.set(answer, { element, figure });
     return isSideBySide && figure ? el("div", { class: "pane" }, figure.element, element) : element;
   });
@@ -62,8 +64,15 @@ function build() {
   const stage = el("div", { class: isSideBySide ? "stage is-many" : "stage" }, inside);
   view.replaceChildren(heading(), stage);
   answers.forEach(refresh);
+  if (held !== null || isOpened) (named(view, held) ?? view.querySelector("h2")).focus({ preventScroll: true });
   void tellSize();
 }
+
+// A control that had the focus is replaced by one of the same name, which is to have it: else a keyboard would start
+// over at the top of the page.
+const nameOf = (control) => control.ariaLabel ?? control.textContent;
+const named = (where, name) =>
+  [...where.querySelectorAll("button:enabled, summary, [tabindex='0']")].find((control) => nameOf(control) === name);
 
 const isCard = (element) => element.classList.contains("card");
 
@@ -91,7 +100,7 @@ function heading() {
     { class: "heading" },
     !isOne &&
       el("button", { type: "button", class: "quiet", text: "← All pictures", click: () => pictures.look(null) }),
-    el("h2", { text: shown.name, title: shown.name }),
+    el("h2", { text: shown.name, title: shown.name, tabindex: "-1" }),
     el("p", { class: "muted", id: "picture-size", text: bytes(shown.file.size) }),
     !isOne && button("Previous picture", "‹", !pictures.beside(-1), () => step(-1)),
     !isOne && button("Next picture", "›", !pictures.beside(1), () => step(1)),
@@ -120,6 +129,7 @@ function refresh(answer) {
   const card = cards.get(answer);
   if (!card) return;
   const shapes = drawnFor(answer);
+  const held = card.element.contains(document.activeElement) ? nameOf(document.activeElement) : null;
   card.figure?.show(shapes);
   card.element.dataset.state = answer.state;
   card.element.replaceChildren(
@@ -133,6 +143,7 @@ function refresh(answer) {
     ),
     ...(answer.state === "done" ? answered(answer, shapes, card.figure) : [unanswered(answer)]),
   );
+  if (held !== null) (named(card.element, held) ?? card.element).focus({ preventScroll: true });
 }
 
 function unanswered(answer) {
@@ -166,11 +177,11 @@ function answered(answer, shapes, figure) {
       : [el("p", { class: "muted", text: "Nothing was found." })];
   const act = (text, label, click) =>
     el("button", { type: "button", class: "quiet", text, "aria-label": `${label} ${bare(answer.token)}`, click });
-  const copied = async (event) => {
-    await copy(textOf(answer));
-    announce("Copied.");
-    event.target.textContent = "Copied";
-    setTimeout(() => (event.target.textContent = "Copy"), 1500);
+  const copied = async ({ target }) => {
+    const words = (await copy(textOf(answer))) ? "Copied" : "Not copied";
+    announce(`${words}.`);
+    target.textContent = words;
+    setTimeout(() => (target.textContent = "Copy"), 1500);
   };
   return [
     ...body,

@@ -22,6 +22,7 @@ const part = Object.fromEntries(
     "hold-time",
     "go-on",
     "zip",
+    "zip-kinds",
     "zip-save",
     "zip-note",
   ].map((id) => [id, document.getElementById(id)]),
@@ -37,6 +38,7 @@ export function showProgress() {
   part.cancel.addEventListener("click", () => runner.cancel());
   part.retry.addEventListener("click", () => runner.retry(unanswered()));
   part["go-on"].addEventListener("click", () => runner.goOn());
+  part.zip.addEventListener("click", () => openZip(part["zip-kinds"].hidden));
   part["zip-save"].addEventListener("click", zip);
 }
 
@@ -57,8 +59,16 @@ function draw() {
   part.retry.hidden = now.failed + now.cancelled === 0;
   put(part.retry, `Retry ${count(now.failed + now.cancelled)}`);
   part.zip.hidden = now.done === 0;
+  if (part.zip.hidden) openZip(false);
   drawHold();
+  passFocus();
   tell(now, tally);
+}
+
+/** From a button that is there no longer to what can be done next. */
+function passFocus() {
+  if (part.progress.contains(document.activeElement?.closest("[hidden]")))
+    [part.cancel, part.retry, part.zip].find((one) => !one.hidden)?.focus();
 }
 
 function tell(now, tally) {
@@ -69,6 +79,11 @@ function tell(now, tally) {
   if (!over || (now.open && Date.now() < told.atMs + QUIET_MS)) return;
   told.atMs = Date.now();
   announce(now.open ? tally : `Finished: ${tally}.`);
+}
+
+function openZip(isOpen) {
+  part["zip-kinds"].hidden = !isOpen;
+  part.zip.setAttribute("aria-expanded", isOpen);
 }
 
 function drawHold() {

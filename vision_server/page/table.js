@@ -24,6 +24,7 @@ const scroll = el(
   table,
 );
 
+let opened = null; // the picture that was looked at last
 let rows = new Map(); // picture -> { row, seen }: what is in the table now, and what it showed
 let wanted = []; // the pictures that pass the filter
 
@@ -43,8 +44,23 @@ export function showTable() {
   new ResizeObserver(redraw).observe(scroll);
   filter.addEventListener("change", renew);
   pictures.changed.on(renew);
-  pictures.turned.on(renew);
+  pictures.turned.on(() => {
+    renew();
+    if (pictures.looked) opened = pictures.looked;
+    else requestAnimationFrame(comeBack);
+  });
   runner.changed.on(renew);
+}
+
+/** To the row of the picture that was looked at, which is the place in the table. */
+function comeBack() {
+  const place = wanted.indexOf(opened);
+  if (view.hidden || place < 0 || document.activeElement !== document.body) return;
+  const [top, bottom] = [place * ROW_PX, (place + 1) * ROW_PX - scroll.clientHeight + head.offsetHeight];
+  if (scroll.scrollTop > top) scroll.scrollTop = top;
+  else if (scroll.scrollTop < bottom) scroll.scrollTop = bottom;
+  draw();
+  rows.get(opened).row.querySelector("button").focus({ preventScroll: true });
 }
 
 /** What the columns are: the prompts that were asked. */
@@ -71,7 +87,7 @@ function list() {
     head.replaceChildren(
       ...names.map((name) => el("th", { scope: "col", text: name, "aria-label": name ? null : "Preview" })),
     );
-    table.style.minWidth = `${280 + 200 * (names.length - 2)}px`;
+    table.style.setProperty("--answers", names.length - 2);
     for (const { row } of rows.values()) row.remove();
     rows = new Map();
   }
@@ -116,10 +132,12 @@ function rowFor(picture, width) {
   const seen = answers.map((answer) => `${answer.token} ${answer.state} ${answer.requestId}`).join();
   if (kept?.seen === seen) return kept.row;
   const row = kept?.row ?? newRow(picture);
+  const isHeld = row.contains(document.activeElement);
   while (row.children.length > 2) row.lastChild.remove();
   const cells = answers.map(cellOf);
   while (cells.length < width) cells.push(el("td"));
   row.append(...cells);
+  if (isHeld) row.querySelector("button").focus({ preventScroll: true });
   rows.set(picture, { row, seen });
   return row;
 }

@@ -15,14 +15,18 @@ export function bytes(number) {
   return `${number < 9.95 && unit ? number.toFixed(1) : Math.round(number)} ${units[unit]}`;
 }
 
-/** 0.41 s, 12 s, 4 min 32 s, 2 h 5 min. */
+function sixties(number, large, small) {
+  const rest = number % 60;
+  return `${count(Math.floor(number / 60))} ${large}${rest ? ` ${rest} ${small}` : ""}`;
+}
+
+/** 0.41 s, 12 s, 4 min 32 s, 5 min, 2 h 5 min. */
 export function duration(seconds) {
   if (seconds < 1) return `${seconds.toFixed(2)} s`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
   if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${count(Math.floor(whole / 3600))} h ${Math.floor((whole % 3600) / 60)} min`;
+  return whole < 3600 ? sixties(whole, "min", "s") : sixties(Math.floor(whole / 60), "h", "min");
 }
 
 /** What is left of a long time, rounded so that it does not flicker. */
