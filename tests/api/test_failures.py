@@ -139,7 +139,7 @@ async def test_a_fault_of_ours_is_neutral_outside_and_whole_in_the_log(
     def fail(*_: object) -> None:
         raise RuntimeError("secret at 0x7f00 in /home/somebody")
 
-    monkeypatch.setattr("vision_server.api.native.answer", fail)
+    monkeypatch.setattr("vision_server.api.replies.answer", fail)
     status, error = await ask(await serve())
     assert (status, error["code"]) == (500, "internal")
     assert "secret" not in json.dumps(error)

@@ -48,7 +48,7 @@ async def test_a_fault_of_ours_within_a_stream_is_neutral(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "PING_S", 0.01)
-    monkeypatch.setattr("vision_server.api.chats.answer", lambda *_: 1 / 0)
+    monkeypatch.setattr("vision_server.api.replies.answer", lambda *_: 1 / 0)
     client = await serve("--load", "slow", "--gate", str(tmp_path / "gate"))
     async with client.post(ROUTE, json=chat(stream=True)) as response:
         (tmp_path / "gate").touch()

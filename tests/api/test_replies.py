@@ -6,6 +6,7 @@ import pytest
 
 from vision_server.api.replies import retry_after_s, server_timing, wants_text
 from vision_server.errors import QueueFull
+from vision_server.jobs import Outcome
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_retry_after_is_whole_and_bounded(said: float | None, header: int) -> No
 
 
 def test_server_timing_always_has_its_five_parts() -> None:
-    assert (
-        server_timing({"load": 1234.56})
-        == "queue;dur=0.0, load;dur=1234.6, decode;dur=0.0, encode;dur=0.0, generate;dur=0.0"
-    )
+    none = server_timing([])
+    assert none == "queue;dur=0.0, load;dur=0.0, decode;dur=0.0, encode;dur=0.0, generate;dur=0.0"
+    twice = [Outcome("", 1, 1, "stop", 0, 0, {"load": ms}) for ms in (1234.5, 0.06)]
+    assert server_timing(twice) == none.replace("load;dur=0.0", "load;dur=1234.6")

@@ -17,9 +17,9 @@ from ..errors import BadRequest
 from ..footprint import positions
 from ..jobs import Outcome, Request
 from ..served import Served
-from ..tasks import answer, of_token, parse_fields
 from .bodies import picture
 from .keys import MODELS, OUTCOMES, REQUEST_ID, SETTINGS
+from .replies import result
 from .requests import to_request
 from .streams import Asked, Stream, all_results, result_of, telling_which
 
@@ -38,9 +38,7 @@ class Wording:
     key: str | None = None
 
     def said(self, job: Request, outcome: Outcome) -> str:
-        if self.key is not None and of_token(job.task).fields:
-            return self._text(parse_fields(job.task, outcome.text))
-        return self._text(answer(job.task, outcome.text, (outcome.width, outcome.height), outcome.banned))
+        return self._text(result(job, outcome, parse=self.key is not None))
 
     @property
     def no_image(self) -> str:
@@ -54,10 +52,10 @@ class Wording:
             return text
         return f"{', ' if number else '['}{text}{']' if number == count - 1 else ''}"
 
-    def _text(self, result: Any) -> str:
-        if self.key is not None and isinstance(result, str):
-            result = {self.key: result}
-        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    def _text(self, said: Any) -> str:
+        if self.key is not None and isinstance(said, str):
+            said = {self.key: said}
+        return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
 
 
 def key_for(schema: object) -> str:

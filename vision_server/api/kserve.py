@@ -18,14 +18,13 @@ from .. import __version__, images
 from ..errors import BadRequest, ModelNotFound
 from ..jobs import Outcome, Request
 from ..served import Served, find
-from ..tasks import answer
 from .admission import admitted, counted
 from .bodies import parse_json, picture, read_body
 from .fields import OPTIONS, read
 from .keys import MODEL, MODELS, OUTCOMES, QUEUE, REQUEST_ID, SETTINGS, STATISTICS
 from .probes import check_live, check_ready
 from .prompting import named_prompt
-from .replies import preferred, server_timing, total_timings
+from .replies import preferred, result, server_timing
 from .requests import to_request
 from .statistics import Figures
 from .streams import all_results, asked, telling_which
@@ -105,7 +104,7 @@ async def infer(request: web.Request) -> web.Response:
         response.headers[JSON_LENGTH] = str(json_bytes)
     if coding := preferred(request.headers.get(hdrs.ACCEPT_ENCODING, ""), ("gzip", "deflate")):
         response.enable_compression(web.ContentCoding(coding))
-    response.headers["Server-Timing"] = server_timing(total_timings(outcomes))
+    response.headers["Server-Timing"] = server_timing(outcomes)
     return response
 
 
@@ -134,8 +133,7 @@ def _written(image: bytes | str) -> bytes | str:
 
 
 def _said(job: Request, outcome: Outcome) -> str:
-    result = answer(job.task, outcome.text, (outcome.width, outcome.height), outcome.banned)
-    return json.dumps({job.task: result}, ensure_ascii=False)
+    return json.dumps({job.task: result(job, outcome)}, ensure_ascii=False)
 
 
 async def server(request: web.Request) -> web.Response:

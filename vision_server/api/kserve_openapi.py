@@ -19,16 +19,14 @@ from ..errors import (
 from .fields import FIELDS, LOOKING, OPTIONS, Schema
 from .kserve import BINARY, DEFAULT_NAME, EXTENSIONS, PARAMETERS
 from .native_openapi import CAPTIONING, LOADING
-from .openapi import JSON, PICTURE, PLAIN_ERROR, InPath, Operation, named, record
+from .openapi import COUNT, JSON, PICTURE, PLAIN_ERROR, STRING, InPath, Operation, list_of, named, record
 from .tensors import DATATYPE, IMAGE, INPUTS, JSON_LENGTH, MAX_BATCH, MAX_ID_CHARS, OUTPUT, TASK, TEXT, VERSION
 
 _TAG = "KServe v2 (Triton)"
-_TEXT: Schema = {"type": "string"}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
 _SWITCH: Schema = {"type": "boolean"}
 _ROWS: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_BATCH}
 _SHAPE: Schema = {"type": "array", "items": _ROWS, "minItems": 2, "maxItems": 2, "description": "[n, 1]: n pictures."}
-_STAT = record(count=_COUNT, ns=_COUNT)
+_STAT = record(count=COUNT, ns=COUNT)
 _NAMED: Schema = {"const": DATATYPE}
 _STATE: Schema = {"enum": ["READY", "UNAVAILABLE"]}
 _STATS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
@@ -39,57 +37,53 @@ _MEANING = {
 }
 
 
-def _list_of(schema: Schema) -> Schema:
-    return {"type": "array", "items": schema}
-
-
 def _metadata(name: Schema) -> Schema:
-    return _list_of(record(name=name, datatype=_NAMED, shape=_list_of({"type": "integer"})))
+    return list_of(record(name=name, datatype=_NAMED, shape=list_of({"type": "integer"})))
 
 
 SCHEMAS: dict[str, Schema] = {
-    "KServeServer": record(name=_TEXT, version=_TEXT, extensions=_list_of({"enum": list(EXTENSIONS)})),
+    "KServeServer": record(name=STRING, version=STRING, extensions=list_of({"enum": list(EXTENSIONS)})),
     "KServeModel": record(
-        name=_TEXT,
-        versions=_list_of({"const": VERSION}),
-        platform=_TEXT,
+        name=STRING,
+        versions=list_of({"const": VERSION}),
+        platform=STRING,
         inputs=_metadata({"enum": list(INPUTS)}),
         outputs=_metadata({"const": OUTPUT}),
     ),
     "KServeConfig": record(
-        name=_TEXT,
-        platform=_TEXT,
-        backend=_TEXT,
-        max_batch_size=_COUNT,
-        input=_list_of(record(name={"enum": list(INPUTS)}, data_type=_TEXT, dims=_list_of(_COUNT), optional=_SWITCH)),
-        output=_list_of(record(name={"const": OUTPUT}, data_type=_TEXT, dims=_list_of(_COUNT))),
+        name=STRING,
+        platform=STRING,
+        backend=STRING,
+        max_batch_size=COUNT,
+        input=list_of(record(name={"enum": list(INPUTS)}, data_type=STRING, dims=list_of(COUNT), optional=_SWITCH)),
+        output=list_of(record(name={"const": OUTPUT}, data_type=STRING, dims=list_of(COUNT))),
     ),
     "KServeAnswer": {
         **record(
-            model_name=_TEXT,
+            model_name=STRING,
             model_version={"const": VERSION},
-            id=_TEXT,
-            outputs=_list_of(
+            id=STRING,
+            outputs=list_of(
                 record(
                     name={"const": OUTPUT},
                     datatype=_NAMED,
                     shape=_SHAPE,
-                    data=_list_of({**_TEXT, "contentMediaType": JSON, "examples": ['{"<CAPTION>": "a red car"}']}),
+                    data=list_of({**STRING, "contentMediaType": JSON, "examples": ['{"<CAPTION>": "a red car"}']}),
                 )
             ),
         ),
         "required": ["model_name", "model_version", "outputs"],
     },
     "KServeStatistics": record(
-        model_stats=_list_of(
+        model_stats=list_of(
             record(
-                name=_TEXT,
+                name=STRING,
                 version={"const": VERSION},
-                last_inference={**_COUNT, "description": "Milliseconds since 1970; 0 for never."},
-                inference_count={**_COUNT, "description": "Pictures that were answered about."},
-                execution_count=_COUNT,
+                last_inference={**COUNT, "description": "Milliseconds since 1970; 0 for never."},
+                inference_count={**COUNT, "description": "Pictures that were answered about."},
+                execution_count=COUNT,
                 inference_stats=record(**dict.fromkeys(_STATS, _STAT)),
-                batch_stats=_list_of({"type": "object"}),
+                batch_stats=list_of({"type": "object"}),
             )
         )
     ),
@@ -104,11 +98,11 @@ def _input(name: str) -> Schema:
             "name": {"const": name},
             "datatype": _NAMED,
             "shape": _SHAPE,
-            "data": _list_of(_TEXT),
+            "data": list_of(STRING),
             "parameters": {
                 "type": "object",
                 "properties": {
-                    "binary_data_size": {**_COUNT, "description": "In place of `data`: its bytes behind the JSON."}
+                    "binary_data_size": {**COUNT, "description": "In place of `data`: its bytes behind the JSON."}
                 },
             },
         },
@@ -119,7 +113,7 @@ def _input(name: str) -> Schema:
 _INFERENCE: Schema = {
     "type": "object",
     "properties": {
-        "id": {**_TEXT, "maxLength": MAX_ID_CHARS, "description": "Comes back with the answer."},
+        "id": {**STRING, "maxLength": MAX_ID_CHARS, "description": "Comes back with the answer."},
         "inputs": {
             "type": "array",
             "description": f"{IMAGE}, {TASK} and, where the prompt takes one, {TEXT}: one element for each picture.",
@@ -230,7 +224,7 @@ OPERATIONS = (
         "GET",
         "/ready",
         "Whether a model can serve; asleep counts.",
-        {JSON: record(name=_TEXT, ready={"const": True})},
+        {JSON: record(name=STRING, ready={"const": True})},
         raises=(CannotServe, LoadFailed),
     ),
     *_about_a_model(
@@ -265,7 +259,7 @@ OPERATIONS = (
         "/v2/repository/index",
         _TAG,
         "Every model and whether it can serve; with `ready` only those.",
-        {JSON: _list_of(record(name=_TEXT, version={"const": VERSION}, state=_STATE, reason=_TEXT))},
+        {JSON: list_of(record(name=STRING, version={"const": VERSION}, state=_STATE, reason=STRING))},
         body={JSON: {"type": "object", "properties": {"ready": _SWITCH}, "examples": [{"ready": True}]}},
         needs_body=False,
         raises=(BodyTooSlow, TooLarge),

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Any
 
 from aiohttp import hdrs, web
 
 from .. import __version__
 from ..served import Served
-from ..tasks import TASKS, Task, answer, of_token, parse_fields
+from ..tasks import TASKS, Task, of_token
 from .admission import admitted, counted
 from .bodies import read_fields
 from .fields import read
 from .keys import INSTANCE_ID, METRICS, MODEL, MODELS, OUTCOMES, QUEUE, REQUEST_ID, SETTINGS, STARTED_S
 from .metrics import CONTENT_TYPE
 from .probes import check_live, check_ready
-from .replies import reply, server_timing
+from .replies import reply, result, server_timing
 from .requests import pick, to_request
 
 
@@ -35,11 +34,9 @@ async def process_image(request: web.Request) -> web.Response:
         request[MODEL] = job.model
         outcome = await queue.submit(job, place)
         request[OUTCOMES].append(outcome)
-    result: Any = answer(job.task, outcome.text, (outcome.width, outcome.height), outcome.banned)
-    if parse and of_token(job.task).fields:
-        result = parse_fields(job.task, outcome.text)
-    response = reply(request, {"result": result, **({"raw": outcome.text} if raw else {})}, result)
-    response.headers["Server-Timing"] = server_timing(outcome.timings_ms)
+    said = result(job, outcome, bool(parse))
+    response = reply(request, {"result": said, **({"raw": outcome.text} if raw else {})}, said)
+    response.headers["Server-Timing"] = server_timing([outcome])
     return response
 
 

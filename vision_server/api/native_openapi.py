@@ -20,10 +20,9 @@ from ..errors import (
 )
 from ..jobs import Status
 from .fields import FIELDS, LOOKING, OPTIONS, Schema
-from .openapi import JSON, PICTURE, TEXT, Operation, json_or_text, named, record, schema_of
+from .openapi import JSON, PICTURE, STRING, TEXT, Operation, json_or_text, list_of, named, record, schema_of
 
-_TEXT: Schema = {"type": "string"}
-_LABELS: Schema = {"type": "array", "items": _TEXT}
+_LABELS = list_of(STRING)
 LOADING = (TooManyRequests, QueueFull, CannotServe, LoadFailed, CheckpointError, OutOfMemory, DeadlinePassed)
 _ASKING = {**FIELDS, **OPTIONS}
 # What a request for a caption can fail with: all there is, but what is about addresses, unloading or the operator.
@@ -35,35 +34,31 @@ def _numbers(count: int | None = None) -> Schema:
     return {"type": "array", "items": {"type": "number"}, **exactly}
 
 
-def _list_of(schema: Schema) -> Schema:
-    return {"type": "array", "items": schema}
-
-
-_BOXES, _POLYGONS = _list_of(_numbers(4)), _list_of(_list_of(_numbers()))
+_BOXES, _POLYGONS = list_of(_numbers(4)), list_of(list_of(_numbers()))
 _PARTS: dict[str, Schema] = {
-    "caption": _TEXT,
+    "caption": STRING,
     "tags": _LABELS,
-    "analysis": {"type": "object", "additionalProperties": _list_of({"type": ["string", "null"]})},
+    "analysis": {"type": "object", "additionalProperties": list_of({"type": ["string", "null"]})},
 }
 SCHEMAS: dict[str, Schema] = {
     "Status": record(
-        version=_TEXT,
-        instance_id={**_TEXT, "description": "Another one for every start of the daemon."},
+        version=STRING,
+        instance_id={**STRING, "description": "Another one for every start of the daemon."},
         uptime_s={"type": "number"},
         **schema_of(Status)["properties"],
     ),
     "Result": {
         "description": "A text, or places in pixels of the picture as its EXIF data turn it upright.",
         "anyOf": [
-            _TEXT,
+            STRING,
             record(bboxes=_BOXES, labels=_LABELS),
-            record(quad_boxes=_list_of(_numbers(8)), labels=_LABELS),
+            record(quad_boxes=list_of(_numbers(8)), labels=_LABELS),
             record(polygons=_POLYGONS, labels=_LABELS),
             record(bboxes=_BOXES, bboxes_labels=_LABELS, polygons=_POLYGONS, polygons_labels=_LABELS),
             {"type": "object", "properties": _PARTS, "minProperties": 1, "additionalProperties": False},
         ],
     },
-    "Task": record(**dict.fromkeys(("token", "sentence", "input", "answer", "explanation"), _TEXT)),
+    "Task": record(**dict.fromkeys(("token", "sentence", "input", "answer", "explanation"), STRING)),
 }
 _IMAGE = "The picture's file in base64, a data: URI, or, where the operator lists its host, an http or https address."
 _FILE: Schema = {"contentMediaType": "application/octet-stream"}
@@ -71,7 +66,7 @@ _BODY: dict[str, Schema] = {
     JSON: {
         "type": "object",
         "properties": {
-            "image": {**_TEXT, "minLength": 1, "description": _IMAGE},
+            "image": {**STRING, "minLength": 1, "description": _IMAGE},
             **{name: field.in_json for name, field in _ASKING.items()},
         },
         "required": ["image"],
@@ -100,7 +95,7 @@ OPERATIONS = (
         json_or_text(
             {
                 "type": "object",
-                "properties": {"result": named("Result"), "raw": _TEXT},
+                "properties": {"result": named("Result"), "raw": STRING},
                 "required": ["result"],
                 "additionalProperties": False,
             }
@@ -115,11 +110,11 @@ OPERATIONS = (
         "/prompts",
         _TAG,
         "The prompts that are advised for a checkpoint, or everything that is accepted.",
-        json_or_text({"anyOf": [_LABELS, _list_of(named("Task"))]}),
+        json_or_text({"anyOf": [_LABELS, list_of(named("Task"))]}),
         query={**_MODEL, "all": LOOKING["all"]},
         raises=(BadOption, ModelNotFound),
     ),
-    Operation("GET", "/model", _TAG, "The default checkpoint's name.", json_or_text(_TEXT)),
+    Operation("GET", "/model", _TAG, "The default checkpoint's name.", json_or_text(STRING)),
     Operation(
         "GET",
         "/status",
@@ -160,10 +155,10 @@ OPERATIONS = (
         "/ready",
         _TAG,
         "Whether it can serve; asleep counts.",
-        json_or_text(record(status={"const": "ready"}, state=_TEXT)),
+        json_or_text(record(status={"const": "ready"}, state=STRING)),
         raises=(CannotServe, LoadFailed),
         is_open=True,
     ),
-    Operation("GET", "/metrics", _TAG, "Counters and gauges in Prometheus' text format.", {TEXT: _TEXT}),
+    Operation("GET", "/metrics", _TAG, "Counters and gauges in Prometheus' text format.", {TEXT: STRING}),
     Operation("GET", "/openapi.json", _TAG, "This document.", {JSON: {"type": "object"}}, is_open=True),
 )

@@ -24,7 +24,7 @@ from .fields import OPTIONS, read
 from .keys import MODEL, MODELS, OUTCOMES, QUEUE, SETTINGS, STARTED_UNIX_S, STREAM
 from .ollama_replies import LINES, Answer, error_line, listed, running, shown, tagged
 from .prompting import prompt_fields
-from .replies import server_timing, total_timings
+from .replies import server_timing
 from .requests import pick
 from .streams import Asked, Stream, asked, result_of, under_way
 
@@ -81,7 +81,7 @@ async def _answered(request: web.Request, *, is_chat: bool) -> web.StreamRespons
             text = await whole(request, asking.jobs, tasks, asking.wording)
     outcomes: list[Outcome] = request[OUTCOMES]
     response = web.json_response(asking.answer.whole(text, outcomes))
-    response.headers["Server-Timing"] = server_timing(total_timings(outcomes))
+    response.headers["Server-Timing"] = server_timing(outcomes)
     return response
 
 

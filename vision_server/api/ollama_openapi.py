@@ -8,40 +8,37 @@ from .chats import MAX_IMAGES
 from .fields import CHAT, FIELDS, OLLAMA_OPTIONS, OPTIONS, Schema
 from .native_openapi import CAPTIONING
 from .ollama_replies import LINES
-from .openapi import JSON, PICTURE, PLAIN_ERROR, Operation, named, record
+from .openapi import COUNT, JSON, PICTURE, PLAIN_ERROR, STRING, STRING_OR_NULL, Operation, list_of, named, record
 
-_TEXT: Schema = {"type": "string"}
-_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_TEXTS: Schema = {"type": "array", "items": _TEXT}
+_TEXTS = list_of(STRING)
 _TAG = "Ollama"
 
 _DETAILS = record(
-    **dict.fromkeys(("parent_model", "format", "family", "parameter_size", "quantization_level"), _TEXT),
+    **dict.fromkeys(("parent_model", "format", "family", "parameter_size", "quantization_level"), STRING),
     families=_TEXTS,
 )
-_CARD = {"name": _TEXT, "model": _TEXT, "digest": _TEXT, "details": _DETAILS, "size": _COUNT}
-_MESSAGE = record(role={"const": "assistant"}, content=_TEXT)
+_CARD = {"name": STRING, "model": STRING, "digest": STRING, "details": _DETAILS, "size": COUNT}
+_MESSAGE = record(role={"const": "assistant"}, content=STRING)
 _FIGURES = dict.fromkeys(
     (*("total_duration", "load_duration", "prompt_eval_count"), "prompt_eval_duration", "eval_count", "eval_duration"),
-    _COUNT,
+    COUNT,
 )
 
 
 def _answer(said: dict[str, Schema]) -> Schema:
     """The figures, durations in nanoseconds, are missing where a model was only loaded or unloaded."""
-    common = {"model": _TEXT, "created_at": _TEXT, **said, "done": {"const": True}}
+    common = {"model": STRING, "created_at": STRING, **said, "done": {"const": True}}
     whole = {**common, "done_reason": {"enum": ["stop", "length"]}, **_FIGURES}
     return {"anyOf": [record(**whole), record(**common, done_reason={"enum": ["load", "unload"]})]}
 
 
 SCHEMAS: dict[str, Schema] = {
-    "OllamaGenerated": _answer({"response": _TEXT}),
+    "OllamaGenerated": _answer({"response": STRING}),
     "OllamaMessage": _answer({"message": _MESSAGE}),
-    "OllamaModel": record(**_CARD, modified_at=_TEXT, capabilities=_TEXTS),
-    "OllamaRunning": record(**_CARD, size_vram=_COUNT, expires_at=_TEXT, context_length=_COUNT),
+    "OllamaModel": record(**_CARD, modified_at=STRING, capabilities=_TEXTS),
+    "OllamaRunning": record(**_CARD, size_vram=COUNT, expires_at=STRING, context_length=COUNT),
     "OllamaShown": record(
-        **dict.fromkeys(("modelfile", "parameters", "template", "modified_at"), _TEXT),
+        **dict.fromkeys(("modelfile", "parameters", "template", "modified_at"), STRING),
         details=_DETAILS,
         model_info={"type": "object"},
         capabilities=_TEXTS,
@@ -49,12 +46,12 @@ SCHEMAS: dict[str, Schema] = {
 }
 _IMAGES: Schema = {
     "type": ["array", "null"],
-    "items": {**_TEXT, "minLength": 1},
+    "items": {**STRING, "minLength": 1},
     "maxItems": MAX_IMAGES,
     "description": "Pictures' files in base64; one answer for each, an empty line between.",
 }
 _SAYS_PROMPT = "The prompt, such as <OD> or <CAPTION_TO_PHRASE_GROUNDING> a red car; any other text gets the default."
-_SYSTEM: Schema = {**_TEXT_OR_NULL, "description": "May say the prompt where the text says none."}
+_SYSTEM: Schema = {**STRING_OR_NULL, "description": "May say the prompt where the text says none."}
 _COMMON: dict[str, Schema] = {
     "model": FIELDS["model"].in_json,
     "stream": {**CHAT["stream"].in_json, "default": True},
@@ -71,7 +68,7 @@ _COMMON: dict[str, Schema] = {
 _GENERATE: Schema = {
     "type": "object",
     "properties": {
-        "prompt": {**_TEXT_OR_NULL, "description": _SAYS_PROMPT},
+        "prompt": {**STRING_OR_NULL, "description": _SAYS_PROMPT},
         "images": _IMAGES,
         "system": _SYSTEM,
         **_COMMON,
@@ -85,7 +82,7 @@ _CHAT: Schema = {
             "type": ["array", "null"],
             "items": {
                 "type": "object",
-                "properties": {"role": _TEXT, "content": _TEXT_OR_NULL, "images": _IMAGES},
+                "properties": {"role": STRING, "content": STRING_OR_NULL, "images": _IMAGES},
                 "required": ["role"],
             },
             "description": f"The last message of the user counts. {_SAYS_PROMPT}",
@@ -108,8 +105,8 @@ def _looking(path: str, summary: str, answer: Schema) -> Operation:
     return Operation("GET", path, _TAG, summary, {JSON: answer}, error=PLAIN_ERROR)
 
 
-def _list_of(name: str) -> Schema:
-    return record(models={"type": "array", "items": named(name)})
+def _models(name: str) -> Schema:
+    return record(models=list_of(named(name)))
 
 
 OPERATIONS = (
@@ -126,8 +123,8 @@ OPERATIONS = (
         "OllamaMessage",
         _CHAT,
     ),
-    _looking("/api/tags", "The served checkpoints, the default first.", _list_of("OllamaModel")),
-    _looking("/api/ps", "The one that is loaded, what it takes and until when.", _list_of("OllamaRunning")),
+    _looking("/api/tags", "The served checkpoints, the default first.", _models("OllamaModel")),
+    _looking("/api/ps", "The one that is loaded, what it takes and until when.", _models("OllamaRunning")),
     Operation(
         "POST",
         "/api/show",
@@ -137,7 +134,7 @@ OPERATIONS = (
         body={
             JSON: {
                 "type": "object",
-                "properties": {"model": {**_TEXT, "minLength": 1}, "name": {**_TEXT, "minLength": 1}},
+                "properties": {"model": {**STRING, "minLength": 1}, "name": {**STRING, "minLength": 1}},
                 "anyOf": [{"required": ["model"]}, {"required": ["name"]}],
                 "examples": [{"model": DEFAULT_MODEL}],
             }
@@ -145,5 +142,5 @@ OPERATIONS = (
         raises=(ModelNotFound, BodyTooSlow, TooLarge),
         error=PLAIN_ERROR,
     ),
-    _looking("/api/version", "The version of this server.", record(version=_TEXT)),
+    _looking("/api/version", "The version of this server.", record(version=STRING)),
 )

@@ -23,7 +23,7 @@ from .fields import OPTIONS, read
 from .keys import MODEL, MODELS, OUTCOMES, QUEUE, SETTINGS, STARTED_UNIX_S, STREAM
 from .openai_replies import EVENTS, PING, Completion, error_event, model_card
 from .prompting import prompt_fields
-from .replies import server_timing, total_timings
+from .replies import server_timing
 from .requests import pick
 from .streams import Asked, Stream, asked
 
@@ -56,7 +56,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             text = await whole(request, chat.jobs, tasks, chat.wording)
     outcomes: list[Outcome] = request[OUTCOMES]
     response = web.json_response(completion.whole(text, outcomes))
-    response.headers["Server-Timing"] = server_timing(total_timings(outcomes))
+    response.headers["Server-Timing"] = server_timing(outcomes)
     return response
 
 

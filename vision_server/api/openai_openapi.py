@@ -9,45 +9,53 @@ from .fields import CHAT, FIELDS, OPTIONS, Schema
 from .native_openapi import CAPTIONING
 from .openai import OURS
 from .openai_replies import EVENTS
-from .openapi import JSON, OPENAI_ERROR, PICTURE, InPath, Operation, named, record
+from .openapi import (
+    COUNT,
+    JSON,
+    OPENAI_ERROR,
+    PICTURE,
+    STRING,
+    STRING_OR_NULL,
+    InPath,
+    Operation,
+    list_of,
+    named,
+    record,
+)
 
-_TEXT: Schema = {"type": "string"}
-_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
 _FINISH: Schema = {"enum": ["stop", "length"]}
 _TAG = "OpenAI"
 
 SCHEMAS: dict[str, Schema] = {
     OPENAI_ERROR: record(
         error=record(
-            message={**_TEXT, "description": "What is wrong and what to do."},
-            type=_TEXT,
-            param=_TEXT_OR_NULL,
-            code=_TEXT,
+            message={**STRING, "description": "What is wrong and what to do."},
+            type=STRING,
+            param=STRING_OR_NULL,
+            code=STRING,
         )
     ),
-    "OpenAIModel": record(id=_TEXT, object={"const": "model"}, created=_COUNT, owned_by=_TEXT),
+    "OpenAIModel": record(id=STRING, object={"const": "model"}, created=COUNT, owned_by=STRING),
     "OpenAICompletion": record(
-        id=_TEXT,
+        id=STRING,
         object={"const": "chat.completion"},
-        created=_COUNT,
-        model=_TEXT,
-        choices={
-            "type": "array",
-            "items": record(
-                index=_COUNT,
-                message=record(role={"const": "assistant"}, content=_TEXT),
+        created=COUNT,
+        model=STRING,
+        choices=list_of(
+            record(
+                index=COUNT,
+                message=record(role={"const": "assistant"}, content=STRING),
                 logprobs={"type": "null"},
                 finish_reason=_FINISH,
-            ),
-        },
-        usage=record(prompt_tokens=_COUNT, completion_tokens=_COUNT, total_tokens=_COUNT),
+            )
+        ),
+        usage=record(prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT),
     ),
 }
-_URL: Schema = {**_TEXT, "minLength": 1, "description": "A data: URI; where its host is listed, an address."}
+_URL: Schema = {**STRING, "minLength": 1, "description": "A data: URI; where its host is listed, an address."}
 _PART: Schema = {
     "anyOf": [
-        {"type": "object", "properties": {"type": {"const": "text"}, "text": _TEXT}, "required": ["type", "text"]},
+        {"type": "object", "properties": {"type": {"const": "text"}, "text": STRING}, "required": ["type", "text"]},
         {
             "type": "object",
             "properties": {
@@ -61,8 +69,8 @@ _PART: Schema = {
 _MESSAGE: Schema = {
     "type": "object",
     "properties": {
-        "role": {**_TEXT, "examples": ["user"]},
-        "content": {"anyOf": [_TEXT, {"type": "array", "items": _PART, "maxItems": MAX_IMAGES}]},
+        "role": {**STRING, "examples": ["user"]},
+        "content": {"anyOf": [STRING, {"type": "array", "items": _PART, "maxItems": MAX_IMAGES}]},
     },
     "required": ["role", "content"],
 }
@@ -132,7 +140,7 @@ OPERATIONS = (
         "/v1/models",
         _TAG,
         "The served checkpoints, the default first.",
-        {JSON: record(object={"const": "list"}, data={"type": "array", "items": named("OpenAIModel")})},
+        {JSON: record(object={"const": "list"}, data=list_of(named("OpenAIModel")))},
         error=OPENAI_ERROR,
     ),
     Operation(

@@ -81,6 +81,15 @@ class Operation:
     needs_body: bool = True
 
 
+STRING: Schema = {"type": "string"}
+STRING_OR_NULL: Schema = {"type": ["string", "null"]}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+
+
+def list_of(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
 def json_or_text(schema: Schema) -> dict[str, Schema]:
     """An answer in JSON, or as bare text for those who ask for it."""
     return {JSON: schema, TEXT: {"type": "string"}}
@@ -122,7 +131,7 @@ def schema_of(kind: Any) -> Schema:
     if origin in (types.UnionType, typing.Union):
         return {"anyOf": [schema_of(one) for one in arguments]}
     if origin in (tuple, list):
-        return {"type": "array", "items": schema_of(arguments[0])}
+        return list_of(schema_of(arguments[0]))
     if origin is dict:
         return {"type": "object", "additionalProperties": schema_of(arguments[1])}
     return {"type": _PLAIN[kind]}
@@ -145,29 +154,28 @@ def _record(properties: Mapping[str, Schema]) -> Schema:
     }
 
 
-_TEXT: Schema = {"type": "string"}
 _ERROR: Schema = {
     **record(
-        error={**_TEXT, "description": "What is wrong and what to do."},
-        detail={**_TEXT, "description": "The same."},
-        code=_TEXT,
-        request_id={**_TEXT, "description": "The X-Request-Id."},
+        error={**STRING, "description": "What is wrong and what to do."},
+        detail={**STRING, "description": "The same."},
+        code=STRING,
+        request_id={**STRING, "description": "The X-Request-Id."},
     )
 }
-_PLAIN_ERROR = record(error={**_TEXT, "description": "What is wrong and what to do."})
+_PLAIN_ERROR = record(error={**STRING, "description": "What is wrong and what to do."})
 _REQUEST_ID: Schema = {
     "name": "X-Request-Id",
     "in": "header",
     "description": "An id for the log. It comes back if it is 1 to 128 visible ASCII characters, else a new one does.",
-    "schema": _TEXT,
+    "schema": STRING,
 }
 _HEADERS: dict[str, Schema] = {
-    "X-Request-Id": {"description": "The request's id, given or new.", "required": True, "schema": _TEXT},
+    "X-Request-Id": {"description": "The request's id, given or new.", "required": True, "schema": STRING},
     "Server-Timing": {
         "description": "Milliseconds: queue, load, decode, encode, generate.",
         "required": True,
         "schema": {
-            **_TEXT,
+            **STRING,
             "examples": ["queue;dur=0.4, load;dur=0.0, decode;dur=3.1, encode;dur=9.0, generate;dur=80.2"],
         },
     },
@@ -176,7 +184,7 @@ _HEADERS: dict[str, Schema] = {
         "required": True,
         "schema": {"type": "integer", "minimum": 1, "maximum": 120},
     },
-    "WWW-Authenticate": {"description": "The kind of key that is asked.", "required": True, "schema": _TEXT},
+    "WWW-Authenticate": {"description": "The kind of key that is asked.", "required": True, "schema": STRING},
 }
 
 
@@ -206,7 +214,7 @@ def _parameter(name: str, field: Field) -> Schema:
 
 
 def _in_path(name: str, what: InPath) -> Schema:
-    schema = {**_TEXT, "minLength": 1, "examples": [what.example]}
+    schema = {**STRING, "minLength": 1, "examples": [what.example]}
     return {"name": name, "in": "path", "required": True, "description": what.meaning, "schema": schema}
 
 

@@ -15,7 +15,7 @@ from aiohttp import ETag, hdrs, web
 
 from ..errors import NotFound
 from .fields import Schema
-from .openapi import InPath, Operation
+from .openapi import STRING, InPath, Operation
 
 HTML, CSS, JAVASCRIPT, SVG = "text/html", "text/css", "text/javascript", "image/svg+xml"
 _TYPES = {".html": HTML, ".css": CSS, ".js": JAVASCRIPT, ".svg": SVG}
@@ -89,20 +89,19 @@ def _serve(request: web.Request, found: _File) -> web.Response:
 
 
 _TAG = "page"
-_TEXT: Schema = {"type": "string"}
 SCHEMAS: dict[str, Schema] = {}
 OPERATIONS = (
-    Operation("GET", "/", _TAG, "The page, for browsers.", {HTML: _TEXT}, is_open=True),
+    Operation("GET", "/", _TAG, "The page, for browsers.", {HTML: STRING}, is_open=True),
     Operation(
-        "GET", "/docs", _TAG, "Every call, as /openapi.json describes it, for browsers.", {HTML: _TEXT}, is_open=True
+        "GET", "/docs", _TAG, "Every call, as /openapi.json describes it, for browsers.", {HTML: STRING}, is_open=True
     ),
-    Operation("GET", "/favicon.ico", _TAG, "Its icon.", {SVG: _TEXT}, is_open=True),
+    Operation("GET", "/favicon.ico", _TAG, "Its icon.", {SVG: STRING}, is_open=True),
     Operation(
         "GET",
         "/page/{name}",
         _TAG,
         "A file that the page needs.",
-        {CSS: _TEXT, JAVASCRIPT: _TEXT, SVG: _TEXT},
+        {CSS: STRING, JAVASCRIPT: STRING, SVG: STRING},
         raises=(NotFound,),
         is_open=True,
         path_parameters={"name": InPath("The file's name, as the page links to it.", "app.js")},

@@ -1,18 +1,30 @@
-"""Answers and errors as HTTP responses, JSON or, for clients that ask for text/plain, the bare text."""
+"""What the model said as an answer; answers and errors as HTTP responses, JSON or, for clients that ask for text/plain,
+the bare text."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from ..errors import VisionError
-from ..jobs import Outcome
+from ..jobs import Outcome, Request
+from ..tasks import answer, of_token, parse_fields
 
 STAGES = ("queue", "load", "decode", "encode", "generate")  # of an answer, in the order in which they come
+
+
+def result(job: Request, outcome: Outcome, parse: bool = False) -> Any:
+    """What the model said, read as an answer of its prompt: a text, or an object with places in upright pixels.
+
+    With `parse` a text that has parts (PromptGen's) is an object of them.
+    """
+    if parse and of_token(job.task).fields:
+        return parse_fields(job.task, outcome.text)
+    return answer(job.task, outcome.text, (outcome.width, outcome.height), outcome.banned)
 
 
 def wants_text(accept: str) -> bool:
@@ -83,9 +95,9 @@ def total_timings(outcomes: Iterable[Outcome]) -> dict[str, float]:
     return {name: sum(outcome.timings_ms.get(name, 0.0) for outcome in outcomes) for name in STAGES}
 
 
-def server_timing(timings_ms: Mapping[str, float]) -> str:
+def server_timing(outcomes: Iterable[Outcome]) -> str:
     """The Server-Timing header's value, milliseconds."""
-    return ", ".join(f"{name};dur={timings_ms.get(name, 0.0):.1f}" for name in STAGES)
+    return ", ".join(f"{name};dur={ms:.1f}" for name, ms in total_timings(outcomes).items())
 
 
 def _json(value: Any) -> str:
