@@ -5,11 +5,13 @@ rem   vision-server.bat [flags]              serve (--help lists the flags)
 rem   vision-server.bat demo                 caption the bundled pictures with the embedded checkpoint
 rem   vision-server.bat evaluate --data FILE ask a checkpoint what you know the answers to; installs what that needs
 rem   vision-server.bat finetune DATA ...    teach a checkpoint from your own pictures; installs what that needs
+rem   vision-server.bat bulk SOURCE DEST ... ask it about a whole folder, tars, parquet, through Ray; installs that
 rem   vision-server.bat test [pytest args]   ruff, mypy and pytest; with arguments only pytest
 rem
 rem PYTHON names the interpreter that .venv is made with. Nothing is installed again until pyproject.toml or
 rem constraints.txt change. Paths stand outside parentheses, where an ampersand or a bracket in them is harmless.
-rem Unlike vision-server.sh this does not guard against two first runs at once.
+rem One launcher at a time looks after .venv, another waits. The lock is a file that is held open: Windows opens it for
+rem no second one to write, and closes it whatever ends the first.
 setlocal EnableExtensions DisableDelayedExpansion
 set "PYTHONHOME="
 set "PYTHONPATH="
@@ -17,11 +19,14 @@ set "ROOT=%~dp0"
 set "VENV=%ROOT%.venv"
 set "PY=%VENV%\Scripts\python.exe"
 set "LOG=%VENV%\install.log"
-set "KEY=%VENV%\.key-%RANDOM%"
+set "KEY=%VENV%\.key"
+set "LOCK=%VENV%\.lock"
+set "WAITED=0"
 set "WHAT=base"
 set "TARGET=."
 if /i "%~1"=="evaluate" goto ensure_train
 if /i "%~1"=="finetune" goto ensure_train
+if /i "%~1"=="bulk" goto ensure_ray
 if /i not "%~1"=="test" goto ensure
 set "WHAT=test"
 set "TARGET=.[test]"
@@ -30,8 +35,38 @@ goto ensure
 :ensure_train
 set "WHAT=train"
 set "TARGET=.[train]"
+goto ensure
+
+:ensure_ray
+set "WHAT=ray"
+set "TARGET=.[ray]"
 
 :ensure
+if not exist "%VENV%\" mkdir "%VENV%" >nul 2>nul
+if not exist "%VENV%\" goto cannot_write
+
+:lock
+rem Tried without words first: where another one has it, cmd says so in its own.
+call :try_lock 2>nul
+if not defined LOCKED goto wait
+set "LOCKED="
+call :locked >"%LOCK%"
+set "CODE=%ERRORLEVEL%"
+if not defined LOCKED goto wait
+if not "%CODE%"=="0" exit /b 1
+goto start
+
+:wait
+if not exist "%LOCK%" goto cannot_write
+if "%WAITED%"=="3600" goto cannot_write
+if "%WAITED%"=="0" >&2 echo vision-server: waiting for the install that another vision-server.bat is doing
+set /a WAITED+=1 >nul
+"%SystemRoot%\System32\ping.exe" -n 2 127.0.0.1 >nul 2>nul
+goto lock
+
+:locked
+rem The part that has the lock. Its standard output is the lock, so what it says goes to standard error.
+set "LOCKED=1"
 if not exist "%PY%" goto make_venv
 if exist "%VENV%\.making" goto make_venv
 "%PY%" -I -c "import sys, pip; sys.exit(sys.version_info < (3, 10))" >nul 2>nul
@@ -45,7 +80,7 @@ if not exist "%VENV%\.stamp-%WHAT%" goto install
 fc /b "%KEY%" "%VENV%\.stamp-%WHAT%" >nul 2>nul
 if errorlevel 1 goto install
 del /q "%KEY%" >nul 2>nul
-goto start
+exit /b 0
 
 :install
 rem A stamp that no longer matches goes first, so that an install that is cut short is done again.
@@ -53,6 +88,8 @@ fc /b "%KEY%" "%VENV%\.stamp-base" >nul 2>nul
 if errorlevel 1 del /q "%VENV%\.stamp-base" >nul 2>nul
 fc /b "%KEY%" "%VENV%\.stamp-train" >nul 2>nul
 if errorlevel 1 del /q "%VENV%\.stamp-train" >nul 2>nul
+fc /b "%KEY%" "%VENV%\.stamp-ray" >nul 2>nul
+if errorlevel 1 del /q "%VENV%\.stamp-ray" >nul 2>nul
 fc /b "%KEY%" "%VENV%\.stamp-test" >nul 2>nul
 if errorlevel 1 del /q "%VENV%\.stamp-test" >nul 2>nul
 >&2 echo vision-server: installing into .venv; the first time takes minutes (log: "%LOG%")
@@ -63,11 +100,12 @@ popd
 if not "%CODE%"=="0" goto install_failed
 copy /b /y "%KEY%" "%VENV%\.stamp-base" >nul
 if errorlevel 1 goto cannot_write
-if not "%WHAT%"=="base" copy /b /y "%KEY%" "%VENV%\.stamp-train" >nul
+if not "%WHAT%"=="base" copy /b /y "%KEY%" "%VENV%\.stamp-%WHAT%" >nul
 if errorlevel 1 goto cannot_write
-if "%WHAT%"=="test" copy /b /y "%KEY%" "%VENV%\.stamp-test" >nul
+if "%WHAT%"=="test" for %%S in (train ray) do copy /b /y "%KEY%" "%VENV%\.stamp-%%S" >nul
 if errorlevel 1 goto cannot_write
 del /q "%KEY%" >nul 2>nul
+exit /b 0
 
 :start
 if "%WHAT%"=="test" goto test
@@ -110,11 +148,15 @@ if not defined BASE goto no_python
 if errorlevel 1 goto no_venv_module
 if not exist "%VENV%\pyvenv.cfg" goto create_venv
 >&2 echo vision-server: making .venv anew: its Python is gone, too old or was never finished
-rmdir /s /q "%VENV%" >nul 2>nul
-if exist "%VENV%\pyvenv.cfg" goto venv_in_use
+rem All but the lock, which is open. What says that it is a .venv goes last, so that this is done again if it fails.
+rmdir /s /q "%VENV%\Scripts" >nul 2>nul
+rmdir /s /q "%VENV%\Lib" >nul 2>nul
+rmdir /s /q "%VENV%\Include" >nul 2>nul
+if exist "%VENV%\Scripts\" goto venv_in_use
+if exist "%VENV%\Lib\" goto venv_in_use
+del /q "%VENV%\.stamp-*" "%VENV%\pyvenv.cfg" >nul 2>nul
 
 :create_venv
-if not exist "%VENV%\" mkdir "%VENV%" >nul 2>nul
 type nul >"%VENV%\.making"
 if not exist "%VENV%\.making" goto cannot_write
 %BASE% -m venv "%VENV%" >"%LOG%" 2>&1 <nul
@@ -169,6 +211,15 @@ exit /b 1
 exit /b 1
 
 rem What follows are subroutines, reached by call only.
+
+:try_lock
+set "LOCKED="
+call :note_lock >"%LOCK%"
+exit /b 0
+
+:note_lock
+set "LOCKED=1"
+exit /b 0
 
 :try_python
 rem Sets BASE to its arguments when they run a Python that is new enough. The Store's stub answers 9009.

@@ -90,7 +90,7 @@ def test_every_batch_failure_says_one_line_and_ends_with_1() -> None:
     lines = batch_code()
     failures = [i for i, line in enumerate(lines) if line.startswith(">&2 echo vision-server: ")]
     assert len(failures) >= 8
-    progress = ("installing into", "making .venv anew")
+    progress = ("installing into", "making .venv anew", "waiting for the install")
     for i in failures:
         if not any(words in lines[i] for words in progress):
             assert lines[i + 1] == "exit /b 1", lines[i]
@@ -115,6 +115,25 @@ def test_batch_and_shell_launcher_do_the_same() -> None:
     ):
         assert said in shell.replace("${oldest/, /.}", "3.10"), said
         assert said in BATCH, said
+
+
+def test_batch_touches_venv_only_where_it_has_the_lock() -> None:
+    """A file that is open for writing; run under Wine: two first starts install once, and one whose first is killed
+    goes on. What runs then, the daemon, must not be started inside: it would keep the file open."""
+    lines = batch_code()
+    assert lines.count('call :locked >"%LOCK%"') == lines.count('call :note_lock >"%LOCK%"') == 1
+    inside = lines.index(":locked")
+    start = lines.index(":start")
+    assert inside < lines.index(":install") < start
+    assert lines[inside + 1] == 'set "LOCKED=1"'
+    assert lines[start - 1] == "exit /b 0"
+    outside = [*lines[:inside], *lines[start : lines.index(":make_venv")]]
+    changing = ("pip install", "-m venv", "rmdir", "del ", "copy ", "%KEY%", "%LOG%", ".making", ".stamp")
+    assert [line for line in outside if any(word in line for word in changing) and not line.startswith("set ")] == []
+    assert [line for line in lines[inside:start] + lines[lines.index(":make_venv") :] if "%*" in line] == [
+        '%* -c "import sys; sys.exit(0 if sys.version_info[:2] >= (3, 10) else 3)" >nul 2>nul',
+        'if "%CODE%"=="0" set BASE=%*',
+    ]
 
 
 def test_batch_keeps_paths_out_of_parentheses() -> None:
