@@ -12,7 +12,7 @@
 #
 # An existing /etc/vision-server/environment is kept. PYTHON names the interpreter, if not the first one found.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 source service/common.sh
 
 prefix=/opt/vision-server
@@ -48,7 +48,7 @@ else
     # systemd starts nothing for a group that does not exist, and small systems lack `render`.
     groups=''
     for group in video render; do
-        if [ -n "$files_only" ] || inside getent group "$group" >/dev/null; then groups="$groups $group"; fi
+        if [ -n "$files_only" ] || inside getent group "$group" >/dev/null 2>&1; then groups="$groups $group"; fi
     done
     write 644 "$root/etc/systemd/system/vision-server.service" \
         sed "s/^SupplementaryGroups=.*/SupplementaryGroups=${groups# }/" service/systemd/vision-server.service

@@ -4,7 +4,7 @@
 #   sudo service/uninstall.sh [--purge] [--root DIR] [--dry-run]
 #   service/uninstall.sh --user [--purge] [--dry-run]      of a checkout only the unit: the rest is yours
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 source service/common.sh
 
 prefix=/opt/vision-server

@@ -30,8 +30,11 @@ function Stop-With([string]$Message) {
 # Runs NSSM; its words are shown only where it fails.
 function Invoke-Nssm([string[]]$Words) {
     if (-not $PSCmdlet.ShouldProcess($Name, "nssm $($Words -join ' ')")) { return }
+    # Here alone: Windows PowerShell 5.1 takes a line on standard error for an error of the script, and would end.
+    $ErrorActionPreference = 'Continue'
     $said = & $Nssm @Words 2>&1
-    if ($LASTEXITCODE -ne 0) { Stop-With "nssm $($Words[0]) failed: $said" }
+    # It writes UTF-16, whatever reads it.
+    if ($LASTEXITCODE -ne 0) { Stop-With "nssm $($Words[0]) failed: $(($said -join ' ') -replace '\0', '')" }
 }
 
 $root = Split-Path -Parent (Split-Path -Parent $PSScriptRoot)

@@ -98,6 +98,14 @@ def test_both_windows_scripts_mean_the_same_service() -> None:
     assert int(stop_ms) / 1000 > settings.TABLE["shutdown_grace_s"].default
 
 
+def test_windows_powershell_takes_no_word_of_nssm_for_its_own_error() -> None:
+    """With Stop in force 5.1 ends at the first line of a program on standard error that is redirected."""
+    for path in sorted((SERVICE / "windows").glob("*.ps1")):
+        code = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        calls = [number for number, line in enumerate(code) if "2>&1" in line]
+        assert [code[number - 1] for number in calls] == ["$ErrorActionPreference = 'Continue'"], path.name
+
+
 def test_launchds_file() -> None:
     read = plistlib.loads((SERVICE / "launchd" / "local.vision-server.plist").read_bytes())
     assert read["Label"] == "local.vision-server"

@@ -72,6 +72,7 @@ def test_a_dry_run_says_what_and_does_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == {}
     assert f"would write {tmp_path}/etc/systemd/system/vision-server.service" in done.stderr
     assert "would run: inside env" in done.stderr
+    assert "chroot:" not in done.stderr, "that system has no getent, which is none of its user's business"
     here = run("install.sh", "--dry-run", "--socket")
     assert "would run: control enable --quiet --now vision-server.socket" in here.stderr
     gone = run("uninstall.sh", "--dry-run", "--purge")
@@ -90,6 +91,14 @@ def test_a_users_unit_runs_this_checkout(tmp_path: Path) -> None:
     assert "%h" not in unit.decode().partition("[Service]")[2]
     assert run("uninstall.sh", "--user", "--purge", XDG_CONFIG_HOME=str(tmp_path), HOME=str(tmp_path)).returncode == 0
     assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("script", ["install.sh", "uninstall.sh"])
+def test_it_is_found_through_a_link(script: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(ROOT / "service" / script)
+    done = subprocess.run([str(tmp_path / "link"), "--help"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--dry-run" in done.stdout
 
 
 @pytest.mark.parametrize("script", ["install.sh", "uninstall.sh"])
