@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import FormData
@@ -22,9 +23,11 @@ from .conftest import Serve
         "DATA:IMAGE/PNG;BASE64," + BASE64,
         "data:;base64," + BASE64,
         "data:text/html;charset=utf-8;base64," + BASE64,
+        "data:image/png;base64," + quote(BASE64, safe=""),
+        "data:image/png;base64," + BASE64.replace("+", "%2b").replace("/", "%2f").replace("=", "%3d"),
         " \n" + "\r\n".join(BASE64[at : at + 20] for at in range(0, len(BASE64), 20)) + "\n",
     ],
-    ids=["bare", "data", "DATA", "no type", "wrong type", "line breaks"],
+    ids=["bare", "data", "DATA", "no type", "wrong type", "escaped", "escaped in small letters", "line breaks"],
 )
 async def test_json_whatever_type_is_declared(serve: Serve, image: str, content_type: str | None) -> None:
     client = await serve()

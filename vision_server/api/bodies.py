@@ -28,6 +28,7 @@ from .wire import invite_body
 
 _SLACK_BYTES = 1 << 20  # for the other fields of a body
 _DATA_URI = re.compile(r"\s{0,64}data:([^,]{0,200}),", re.IGNORECASE)
+_ESCAPED = (("%2B", "+"), ("%2F", "/"), ("%3D", "="))  # what of base64 may be escaped in a URI
 _MAX_JSON_VALUES = 100_000  # an empty list takes two bytes of text and sixty of memory
 _SPACE = b" \t\r\n\f\v"
 # What the readers of aiohttp raise on a body that contradicts its headers, or whose sender has left.
@@ -184,6 +185,8 @@ def _decode_base64(text: str, settings: Settings) -> bytes:
         if not uri[1].lower().replace(" ", "").endswith(";base64"):
             raise BadRequest("The data: URI must be base64: data:image/png;base64,...")
         text = text[uri.end() :]
+        for escape, character in _ESCAPED if "%" in text else ():
+            text = text.replace(escape, character).replace(escape.lower(), character)
     if len(text) > max_body_bytes(settings):
         raise _too_large(settings)
     if "-" in text or "_" in text:
