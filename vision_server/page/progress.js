@@ -47,6 +47,7 @@ const unanswered = () => runner.run.filter((answer) => answer.state === "failed"
 function draw() {
   const now = runner.progress;
   const over = now.total - now.open;
+  const focused = part.progress.contains(document.activeElement) ? document.activeElement : null;
   part.progress.hidden = now.total === 0;
   part.bar.max = now.total || 1;
   part.bar.value = over;
@@ -61,14 +62,8 @@ function draw() {
   part.zip.hidden = now.done === 0;
   if (part.zip.hidden) openZip(false);
   drawHold();
-  passFocus();
+  if (focused?.closest("[hidden]")) [part.cancel, part.retry, part.zip].find((one) => !one.hidden)?.focus();
   tell(now, tally);
-}
-
-/** From a button that is there no longer to what can be done next. */
-function passFocus() {
-  if (part.progress.contains(document.activeElement?.closest("[hidden]")))
-    [part.cancel, part.retry, part.zip].find((one) => !one.hidden)?.focus();
 }
 
 function tell(now, tally) {
