@@ -80,6 +80,7 @@ def test_a_load_that_fails_is_said_and_can_be_retried(open_page: Open, fake: Dae
         run(page)
         answered(page, "<CAPTION>")
         expect(page.locator("#state")).to_have_text("Ready")
+        expect(page.locator("#act-note")).to_be_hidden()
 
 
 def test_a_key_is_asked_for_kept_for_the_tab_and_nothing_is_lost(open_page: Open, fake: Daemon) -> None:
@@ -88,6 +89,10 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_nothing_is_lost(open_page: Open
         dialog = page.locator("dialog#key")
         expect(dialog).to_be_visible()
         expect(page.locator("#key-field")).to_be_focused()
+        page.fill("#key-field", "ключ")  # a header cannot carry it
+        page.keyboard.press("Enter")
+        assert page.locator("#key-field").evaluate("(field) => field.validity.patternMismatch")
+        expect(dialog).to_be_visible()
         page.fill("#key-field", "wrong")
         page.keyboard.press("Enter")
         expect(page.locator("#key-why")).to_contain_text("wrong")

@@ -171,7 +171,7 @@ function unanswered(answer) {
 function answered(answer, shapes, figure) {
   const isText = typeof answer.result === "string";
   const body = isText
-    ? [el("p", { class: "said", text: answer.result || "The answer is empty." })]
+    ? [saidBy(answer)]
     : shapes.length
       ? listOf(shapes, figure)
       : [el("p", { class: "muted", text: "Nothing was found." })];
@@ -200,6 +200,12 @@ function answered(answer, shapes, figure) {
       ),
     ),
   ];
+}
+
+/** A long one is scrolled, by keyboard too. */
+function saidBy(answer) {
+  const text = answer.result || "The answer is empty.";
+  return el("p", { class: "said", role: "group", tabindex: "0", "aria-label": `Answer to ${bare(answer.token)}`, text });
 }
 
 /** The places, each lit in the picture while it is pointed at, and the other way round. */
