@@ -114,7 +114,7 @@ class CaptionBatch:
         ]
         asking = Server(server, api_key)
         questions = []
-        for place in range(max(map(len, (images, *lists.values())), default=0)):
+        for place in range(max(map(len, (images, *lists.values()))) if images else 0):
             asked = {name: _at(values, place) for name, values in lists.items()}
             prompt = asked.pop("prompt")
             questions += [_question(asking, frame, prompt, asked) for frame in pictures.split(_at(images, place))]
@@ -165,6 +165,8 @@ class Detect:
         **asked: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str, str, int]:
         frames = pictures.split(image)
+        if not frames:  # there is no IMAGE, and no mask, of no picture
+            raise VisionServerError("This batch holds no picture.")
         asking = Server(server, api_key)
         answers = ask_all(asking, [_question(asking, frame, prompt, asked) for frame in frames], parallel)
         found = [places.only(places.read(answer), only_labels) for answer in answers]

@@ -121,6 +121,16 @@ def test_each_picture_of_a_list_may_have_its_own_prompt(run: Run) -> None:
     assert captions[0] != captions[1]
 
 
+def test_no_picture_at_all_is_no_caption_and_told_in_words(run: Run, part: Callable[[str], Any]) -> None:
+    """An empty list, or batch, is what another node makes when it found nothing."""
+    none = torch.zeros(0, 8, 8, 3)
+    assert run("CaptionBatch", images=[], prompt=["<CAPTION>"]) == [[], ""]
+    assert run("CaptionBatch", images=[none], prompt=["<CAPTION>"]) == [[], ""]
+    for node in ("Caption", "Detect"):
+        with pytest.raises(part("server").VisionServerError, match=r"batch holds (0 pictures|no picture)"):
+            run(node, image=none, prompt="<OD>")
+
+
 def test_boxes_are_drawn_and_masked(run: Run, demo_url: str) -> None:
     names = ("scene-01.jpg", "scene-02.png")
     pictures = image(*names)
