@@ -5,6 +5,7 @@
 #   ./vision-server.sh demo                 caption the bundled pictures with the embedded checkpoint
 #   ./vision-server.sh evaluate --data FILE ask a checkpoint what you know the answers to; installs what that needs
 #   ./vision-server.sh finetune DATA ...    teach a checkpoint from your own pictures; installs what that needs
+#   ./vision-server.sh bulk SOURCE DEST ... ask it about a whole folder, tars, parquet, through Ray; installs that
 #   ./vision-server.sh test [pytest args]   ruff, mypy and pytest; with arguments only pytest, from the checkout's root
 #
 # PYTHON names the interpreter that .venv is made with. Nothing is installed again until pyproject.toml or
@@ -125,14 +126,15 @@ lock() {
 
 fresh() { [ -x "$venv/bin/vision-server" ] && [ "$(cat "$venv/.stamp-$1" 2>/dev/null)" = "$key" ]; }
 
-# ensure base | train | test: .venv holds that set of packages at the pinned versions.
+# ensure base | train | ray | test: .venv holds that set of packages at the pinned versions.
 ensure() {
     local what=$1 target=. sets=base
     key="$root $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
     if fresh "$what" && usable; then return; fi
     case $what in
         train) target='.[train]' sets='base train' ;;
-        test) target='.[test]' sets='base train test' ;; # whose packages hold those of train
+        ray) target='.[ray]' sets='base ray' ;;
+        test) target='.[test]' sets='base train ray test' ;; # whose packages hold those of the others
     esac
     lock
     if ! fresh "$what" || ! usable; then
@@ -167,6 +169,7 @@ trap 'interrupted 143' TERM
 if [ "${1-}" != test ]; then
     case ${1-} in
         evaluate | finetune) ensure train ;;
+        bulk) ensure ray ;;
         *) ensure base ;;
     esac
     exec "$venv/bin/vision-server" ${1+"$@"}

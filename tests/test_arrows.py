@@ -93,8 +93,11 @@ ROOMS: dict[str, str] = {
     "tasks training",
     "finetune.options": "",
     "finetune.flags": "errors finetune.options",
-    "cli": "client client.caption errors log setting_texts settings daemon doctor demo evaluation evaluation.command "
-    "evaluation.flags finetune finetune.flags listing merging pull",
+    "bulk": "dataset engine errors pull served settings tasks worker.equipping worker.process worker.protocol "
+    "worker.resources worker.stepper",
+    "bulk.flags": "",
+    "cli": "bulk bulk.flags client client.caption errors log setting_texts settings daemon doctor demo evaluation "
+    "evaluation.command evaluation.flags finetune finetune.flags listing merging pull",
     "__main__": "cli",
     "training": "errors log tasks engine outlines",
     "evaluation": "",
@@ -112,7 +115,7 @@ ROOMS: dict[str, str] = {
 
 # Outside libraries that only these rooms may import.
 KEPT = {
-    "torch": "engine finetune training worker.child worker.equipping worker.imports",
+    "torch": "bulk engine finetune training worker.child worker.equipping worker.imports",
     "transformers": "finetune training",
     "aiohttp": "api daemon fetching.connection",
     "numpy": "engine evaluation.comparison evaluation.detection evaluation.measures training worker.decode",
@@ -120,7 +123,10 @@ KEPT = {
     "yaml": "settings",
     "platformdirs": "settings",
     "huggingface_hub": "hub",
-    "tqdm": "client.batch evaluation.command finetune",
+    "ray": "bulk",
+    "pyarrow": "bulk",
+    "fsspec": "bulk",
+    "tqdm": "bulk client.batch evaluation.command finetune",
     "httpx2": "hub",
 }
 STANDARD_LIBRARY_ONLY = (
@@ -138,6 +144,7 @@ STANDARD_LIBRARY_ONLY = (
     "footprint",
     "client.server",
     "client.terminal",
+    "bulk.flags",
     "evaluation.cider",
     "evaluation.flags",
     "client.sources",

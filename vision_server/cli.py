@@ -25,13 +25,24 @@ COMMANDS = {
     "finetune": "Teach a checkpoint from your own pictures and answers; writes an adapter or a checkpoint to serve.",
     "merge": "Write a checkpoint with an adapter merged in, or in another layout, as a folder of its own.",
     "evaluate": "Ask a checkpoint what you know the answers to, and print how right it is; compare two such runs.",
+    "bulk": "Ask a checkpoint about many pictures, on one machine or a Ray cluster; answers as parquet or JSON Lines.",
     "doctor": "Print versions, device, memory, configuration and what is wrong; or (--server) how a running server is.",
 }
 _DEMO_FLAGS = ("model", "device", "dtype")
 _HUB_FLAGS = ("cache_dir", "offline", "hf_endpoint", "download_stall_timeout_s")
 _WORK_FLAGS = ("model", "adapter", "revision", *_HUB_FLAGS)
 _TEACH_FLAGS = ("model", "revision", *_HUB_FLAGS)
-_TAKE_WORDS = ("caption", "finetune", "pull")  # not flags only
+_BULK_FLAGS = (
+    *_WORK_FLAGS,
+    "device",
+    "dtype",
+    "max_batch",
+    "feature_cache_mb",
+    "max_body_mb",
+    "max_pixels_m",
+    "prompts",
+)
+_TAKE_WORDS = ("bulk", "caption", "finetune", "pull")  # not flags only
 
 
 class _Parser(argparse.ArgumentParser):
@@ -117,6 +128,10 @@ def _add_settings(parser: _Parser, command: str) -> None:
         from .finetune.flags import add_flags
 
         add_flags(parser)
+    if command == "bulk":
+        from .bulk import flags as bulk_flags
+
+        bulk_flags.add_flags(parser)
     asking = (*_WORK_FLAGS, "device", "dtype")
     shown = {
         "models": _HUB_FLAGS,
@@ -124,6 +139,7 @@ def _add_settings(parser: _Parser, command: str) -> None:
         "merge": _WORK_FLAGS,
         "finetune": _TEACH_FLAGS,
         "evaluate": asking,
+        "bulk": _BULK_FLAGS,
     }
     setting_texts.add_flags(parser, shown.get(command, settings.TABLE))
 
@@ -155,6 +171,8 @@ def _run(command: str, flags: dict[str, Any], config: Path | None) -> int:
         return _evaluate(flags, config)
     if command == "finetune":
         return _finetune(flags, config)
+    if command == "bulk":
+        return _bulk(flags, config)
     if command == "doctor":
         from . import doctor
 
@@ -186,6 +204,17 @@ def _finetune(flags: dict[str, Any], config: Path | None) -> int:
         return _complain(f"finetune needs {error.name}, which is not installed: pip install 'vision-server[train]'.", 1)
     set_by_flags = {name: flags.pop(name) for name in _TEACH_FLAGS if name in flags}
     return command.main(flags, set_by_flags, config)
+
+
+def _bulk(flags: dict[str, Any], config: Path | None) -> int:
+    from .bulk.flags import taken
+
+    settings.let_waiting_threads_sleep()
+    try:
+        from .bulk import command
+    except ModuleNotFoundError as error:
+        return _complain(f"bulk needs {error.name}, which is not installed: pip install 'vision-server[ray]'.", 1)
+    return command.main(taken(flags), flags, config)
 
 
 def _complain(message: str, code: int) -> int:

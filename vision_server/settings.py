@@ -239,6 +239,12 @@ def take_variables(names: Collection[str]) -> dict[str, str]:
     return {name: os.environ.pop(name) for name in names if name in os.environ}
 
 
+def hand_down(variables: Mapping[str, str]) -> None:
+    """For libraries that are not imported yet and for this process's children: those that are not set already."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
 def let_waiting_threads_sleep() -> None:
     """For this process's children: GNU OpenMP's threads spin only shortly before they sleep, unless told otherwise.
 
