@@ -87,7 +87,8 @@ function Read-Answer($Response) {
 # What is wrong as one line; a page of HTML comes from something else.
 function Get-Refusal([int]$Status, [string]$Answer) {
     if (($Status -lt 400) -or ($Status -gt 599)) { return "$base answers with status $Status; is it a vision-server?" }
-    $reason = ($Answer -split "`n")[0]
+    # JSON comes from a proxy of ours, a page of HTML from something else.
+    $reason = ($Answer -split "`n")[0] -replace '^\{"error": "([^"]*)".*', '$1'
     if ((-not $reason) -or ($reason -match '^<(!|html)')) { $reason = "the server answered with status $Status" }
     return $reason
 }

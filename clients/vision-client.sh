@@ -98,10 +98,13 @@ broken() {
     esac
 }
 
-# refusal STATUS BODY: what is wrong as one line; a page of HTML comes from something else.
+# refusal STATUS BODY: what is wrong as one line; a page of HTML comes from something else, JSON from a proxy of ours.
 refusal() {
     local said=${2%%$'\n'*}
-    case $said in '<!'* | '<html'* | '<HTML'*) said='' ;; esac
+    case $said in
+        '<!'* | '<html'* | '<HTML'*) said='' ;;
+        '{"error": "'*) said=${said#*: \"} said=${said%%\"*} ;;
+    esac
     case $1 in
         429 | 503 | 504) printf '%s' "${said:-the server cannot answer now (status $1)}" ;;
         4??) printf '%s' "${said:-refused with status $1}" ;;

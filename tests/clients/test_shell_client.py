@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -211,6 +212,15 @@ async def test_each_refusal_has_its_exit_status(server: Recorder, picture: Path,
     assert len(err.splitlines()) == 1
     assert err.startswith("vision-client: ")
     assert ("what is wrong and what to do" if status >= 400 else f"status {status}") in err
+
+
+async def test_of_what_our_proxy_says_only_the_message_is_told(server: Recorder) -> None:
+    """service/haproxy.cfg answers itself where no machine is left, always in JSON."""
+    proxy = (Path(__file__).parents[2] / "service" / "haproxy.cfg").read_text(encoding="utf-8")
+    [said] = re.findall(r"http-error status 503 content-type application/json string '(.*?)'", proxy)
+    server.status, server.text, server.content_type = 503, said, "application/json"
+    told = "vision-client: No server can take this now. Try again later.\n"
+    assert await ask(server.url, "model") == (75, "", told)
 
 
 async def test_a_page_of_html_is_not_an_error_message(server: Recorder) -> None:
