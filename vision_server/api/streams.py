@@ -96,14 +96,14 @@ async def under_way(works: Iterable[Coroutine[Any, Any, Result]]) -> AsyncIterat
 
 async def result_of(number: int, tasks: Sequence[asyncio.Task[Result]], stream: Stream, ping: bytes) -> Result:
     """What became of one of them; meanwhile a `ping` every now and then. Raises what any of them has failed with."""
-    while not tasks[number].done():
+    while True:
+        _results(tasks, [task for task in tasks if task.done()])
+        if tasks[number].done():
+            return tasks[number].result()
         pending = [task for task in tasks if not task.done()]
         done, _ = await asyncio.wait(pending, timeout=PING_S, return_when=asyncio.FIRST_COMPLETED)
-        _results(tasks, done)
         if not done:
             await stream.write(ping)
-    [result] = _results(tasks, [tasks[number]])
-    return result
 
 
 async def all_results(tasks: Sequence[asyncio.Task[Result]]) -> list[Result]:
