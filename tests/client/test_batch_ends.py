@@ -55,6 +55,14 @@ def test_another_question_is_another_answer(run: Run, folder: Path) -> None:
     assert found == ["how many", "what colour"]
 
 
+def test_a_list_whose_last_line_has_no_end_keeps_it(run: Run, folder: Path) -> None:
+    mine = {"image": "a.png", "prompt": "", "answer": "mine"}
+    (folder / "all.jsonl").write_text(json.dumps(mine))
+    assert run("a.png", "b.jpg", "--out", "all.jsonl")[0] == 0
+    found = [json.loads(line) for line in (folder / "all.jsonl").read_text().splitlines()]
+    assert found == [mine, {"image": "b.jpg", "prompt": "", "answer": said("CAPTION", "b.jpg")}]
+
+
 def test_a_prompt_that_is_no_name_for_a_file(run: Run, folder: Path, peer: Peer) -> None:
     peer.answers = Said(lambda n: good({"result": "x"}))
     words = ("a.png", "--server", peer.url, "--sidecar", "txt", "--prompt", "CAPTION", "--prompt", "a/b?")

@@ -5,6 +5,7 @@ An answer is `{"image", "prompt", "answer"}`, and `text` or `region` where the p
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -99,6 +100,12 @@ def _encodable(text: str) -> str:
     return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
 
 
+def _is_json(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return isinstance(json.loads(text), dict)
+    return False
+
+
 def _read(form: str, path: Path) -> list[dict[str, Any]]:
     """The whole records of a file; a last one that broke off is left out."""
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -106,7 +113,10 @@ def _read(form: str, path: Path) -> list[dict[str, Any]]:
         if form == "json":
             records = json.loads(text) if text.strip() else []
         elif form == "jsonl":
-            records = [json.loads(line) for line in text.split("\n")[:-1] if line.strip()]
+            *lines, last = text.split("\n")
+            if _is_json(last):  # by a hand or a program that ends no line
+                lines.append(last)
+            records = [json.loads(line) for line in lines if line.strip()]
         else:
             rows = list(csv.reader(io.StringIO(text, newline=""), strict=False))
             if rows and tuple(rows[0]) != _COLUMNS:
