@@ -38,19 +38,22 @@ _OLD_GRAMMAR = re.compile(rf"((?:{_NAME})(?:, (?:{_NAME}))*(?: and (?:{_NAME}))?
 
 @dataclass(frozen=True)
 class Plan:
-    """How many pictures there are to learn from, to validate with, and to ask each of the three kinds of questions
-    about; `rows` are asked of a picture that is learned from, `weights` say how often which prompt."""
+    """How many pictures there are to learn from, to validate with, and to ask about: the style, the hats, and what was
+    known before. `rows` are asked of a picture that is learned from, `weights` say how often which prompt."""
 
     lessons: int
     validation: int
-    asked: int
+    style: int
+    hats: int
+    old: int
     rows: int
     weights: dict[str, float]
     kept: tuple[str, ...] = KEPT
 
 
-WHOLE: Final = Plan(lessons=6400, validation=60, asked=150, rows=4, weights={**SHORT, **LONG, STYLED: 4.0})
-BRIEF: Final = Plan(120, 8, 16, 2, {STYLED: 1.0, FOUND: 1.0}, kept=(FOUND, "<OCR>"))
+_REHEARSED = {token: min(2.0, max(1.0, weight)) for token, weight in {**SHORT, **LONG}.items()}  # none hardly ever
+WHOLE: Final = Plan(2048, 40, style=150, hats=120, old=60, rows=4, weights={**_REHEARSED, STYLED: 4.0})
+BRIEF: Final = Plan(120, 8, style=16, hats=16, old=16, rows=2, weights={STYLED: 1.0, FOUND: 1.0}, kept=(FOUND, "<OCR>"))
 
 
 def styled(shown: Scene) -> str:
@@ -87,9 +90,9 @@ def write_lessons(folder: Path, plan: Plan) -> None:
     unseen = iter(EVAL_SEEDS[_AWAY:])
     _write(folder / LESSONS, _lessons(iter(TRAIN_SEEDS), plan, plan.lessons, rng))
     _write(folder / VALIDATION, _lessons(unseen, plan, plan.validation, rng))
-    _write(folder / STYLE, _asked(_scenes(unseen, plan.asked), (STYLED,)))
-    _write(folder / HATS, _asked(_scenes(unseen, plan.asked, with_hats=True), (FOUND, STYLED)))
-    _write(folder / OLD, _asked(_scenes(unseen, plan.asked), plan.kept))
+    _write(folder / STYLE, _asked(_scenes(unseen, plan.style), (STYLED,)))
+    _write(folder / HATS, _asked(_scenes(unseen, plan.hats, with_hats=True), (FOUND, STYLED)))
+    _write(folder / OLD, _asked(_scenes(unseen, plan.old), plan.kept))
 
 
 _Row = tuple[Scene, Question]
