@@ -176,6 +176,14 @@ def test_a_table_by_the_heads_of_its_columns(folder: Path) -> None:
     assert "no CSV" in fault.message
 
 
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_a_table_as_other_spreadsheets_save_it(folder: Path, between: str) -> None:
+    path = folder / "mine.csv"
+    path.write_text(between.join(("image", "prompt", "answer")) + "\n" + between.join(("beach.jpg", "OCR", "a, b, c")))
+    [row] = rows(path)
+    assert (row.prompt, row.answer) == ("OCR", "a, b, c")
+
+
 def test_pictures_are_found_as_the_caption_command_names_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It names them from where it ran; its list may lie there, among the pictures, or elsewhere."""
     monkeypatch.chdir(folder.parent)

@@ -30,6 +30,7 @@ _PROMPT = ("prompt", "task")
 _TEXT = ("text", "text_input")
 _ANSWER = ("answer", "result")
 _PLACES = {"bboxes", "quad_boxes", "polygons"}
+_BETWEEN_CELLS = ",;\t"  # where the comma is for decimals, spreadsheets put semicolons
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def read(source: Path, prompt: str = "") -> Iterator[Row | Fault]:
 
 def _table(source: Path, text: str, prompt: str) -> Iterator[Row | Fault]:
     """A row for each line below the heads. An empty cell is as if it were not there, but for the answer's."""
-    lines = csv.reader(io.StringIO(text, newline=""))
+    between = max(_BETWEEN_CELLS, key=text.partition("\n")[0].count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=between)
     heads: list[str] | None = None
     while True:
         where = f"{source.name} line {lines.line_num + 1}"  # where it begins: a cell may hold several lines
