@@ -31,8 +31,8 @@ _DATA_URI = re.compile(r"\s{0,64}data:([^,]{0,200}),", re.IGNORECASE)
 _ESCAPED = (("%2B", "+"), ("%2F", "/"), ("%3D", "="))  # what of base64 may be escaped in a URI
 _MAX_JSON_VALUES = 100_000  # an empty list takes two bytes of text and sixty of memory
 _SPACE = b" \t\r\n\f\v"
-# What the readers of aiohttp raise on a body that contradicts its headers, or whose sender has left.
 _CODINGS = ("identity", "", "gzip", "deflate")  # aiohttp reads more where their libraries happen to be installed
+# What the readers of aiohttp raise on a body that contradicts its headers, or whose sender has left.
 _BROKEN = (
     ValueError,
     RuntimeError,
