@@ -62,7 +62,6 @@ def test_nor_while_it_loads_and_when_that_fails(open_page: Open, fake: Daemon, t
     with fake("--load fail") as url:
         page = open_page(url, expected=GONE)
         page.click("#load")
-        expect(page.locator("#act-note")).to_be_visible()
         expect(page.locator("#state")).to_have_text("Load failed")
         assert findings(page) == []
 

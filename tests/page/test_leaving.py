@@ -118,6 +118,7 @@ def test_a_server_that_leaves_finishes_and_the_rest_waits_for_the_next(
         expect(page.locator("#tally")).to_have_text("3 of 4 answers")
         expect(page.locator("#state")).to_have_text("Not answering")
         expect(page.locator("#hold-why")).to_contain_text("goes on when it is back")
+        expect(page.locator("#figures")).not_to_contain_text("at work")  # nobody knows
     with fake(port=port):
         expect(page.locator("#tally")).to_have_text("4 of 4 answers")
         expect(page.locator("#state")).to_have_text("Ready")

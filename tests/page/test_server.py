@@ -68,19 +68,20 @@ def test_unloading_while_it_works_is_offered_for_later(open_page: Open, fake: Da
         gate.touch()
         answered(page, "<CAPTION_TO_PHRASE_GROUNDING>")
         expect(page.locator("#state")).to_have_text("Asleep")
+        expect(page.locator("#act-note")).to_be_hidden()
 
 
 def test_a_load_that_fails_is_said_and_can_be_retried(open_page: Open, fake: Daemon, tmp_path: Path) -> None:
     with fake(f"--load fail --once {tmp_path / 'once'}") as url:
         page = open_page(url, expected=REFUSED)
         page.click("#load")
-        expect(page.locator("#act-words")).to_contain_text("cannot be loaded")
         expect(page.locator("#state")).to_have_text("Load failed")
+        expect(page.locator("#sentence")).to_contain_text("cannot be loaded")
+        expect(page.locator("#load")).to_be_enabled()
         bring(page, "scene-01.jpg")
         run(page)
         answered(page, "<CAPTION>")
         expect(page.locator("#state")).to_have_text("Ready")
-        expect(page.locator("#act-note")).to_be_hidden()
 
 
 def test_a_key_is_asked_for_kept_for_the_tab_and_nothing_is_lost(open_page: Open, fake: Daemon) -> None:
@@ -99,10 +100,13 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_nothing_is_lost(open_page: Open
         expect(dialog).to_be_visible()
         page.click("#key-cancel")
         expect(dialog).to_be_hidden()
+        expect(page.locator("#state")).to_have_text("No access")
+        expect(page.locator("#no-prompts")).to_contain_text("The key is wrong")
         page.click("#key-enter")
         page.fill("#key-field", "s3cret")
         page.keyboard.press("Enter")
         page.wait_for_selector(".prompt")
+        expect(page.locator("#no-prompts")).to_be_hidden()
         bring(page, "scene-01.jpg")
         run(page)
         answered(page, "<CAPTION>")

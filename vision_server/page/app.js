@@ -36,8 +36,10 @@ function ask() {
   const lack = whatLacks();
   if (lack) return put(id("run-note"), lack);
   runner.ask(pictures.looked ? [pictures.looked] : pictures.list, prompts.asks(fields()));
-  if (matchMedia("(max-width: 56rem)").matches) id("work").scrollIntoView({ behavior: "smooth" });
+  if (matchMedia("(max-width: 56rem)").matches) id("work").scrollIntoView({ behavior: isCalm() ? "auto" : "smooth" });
 }
+
+const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function whatLacks() {
   if (!pictures.list.length) return "Bring in a picture first.";
@@ -63,11 +65,15 @@ async function readPrompts() {
     await prompts.read(id("model").value);
     id("no-prompts").hidden = true;
   } catch (error) {
-    put(id("no-prompts"), `The prompts are not known yet: ${error.message}`);
-    id("no-prompts").hidden = false;
+    tellNoPrompts(error.message);
   } finally {
     isReading = false;
   }
+}
+
+function tellNoPrompts(why) {
+  put(id("no-prompts"), `The prompts are not known yet. ${why}`);
+  id("no-prompts").hidden = false;
 }
 
 run.addEventListener("click", ask);
@@ -79,7 +85,9 @@ id("model").addEventListener("change", readPrompts);
 for (const name of ["num_beams", "max_new_tokens"]) id(name).addEventListener("input", drawRun);
 for (const signal of [pictures.changed, pictures.turned, pictures.drawn, prompts.changed]) signal.on(drawRun);
 server.changed.on(() => {
-  if (!prompts.catalog.length && !server.isGone && server.status) void readPrompts();
+  if (prompts.catalog.length) return;
+  if (server.isGone || server.refusal) tellNoPrompts(server.refusal?.message ?? "The server does not answer.");
+  else if (server.status) void readPrompts();
 });
 addEventListener("beforeunload", (event) => {
   if (runner.progress.open) event.preventDefault();

@@ -8,6 +8,7 @@ import { bytes, count, duration, plural, stages, stateOf } from "./words.js";
 
 const id = (name) => document.getElementById(name);
 const glance = id("glance");
+const UNKNOWN = ["–", "–", "–"]; // what only a server that answers can say
 let told = null; // the state, last
 let acting = null; // "load" or "unload", while the server is at it
 
@@ -26,7 +27,7 @@ function draw() {
   const { status } = server;
   const [key, word, sentence] = stateOf(status, server.isGone);
   glance.dataset.state = key;
-  put(id("state"), word);
+  put(id("state"), server.refusal ? "No access" : word);
   put(id("sentence"), server.refusal ? server.refusal.message : sentence);
   tell(key, word, sentence);
   if (!status) return;
@@ -52,7 +53,7 @@ function tell(key, word, sentence) {
   if (told === now) return;
   if (told !== null) announce(key === "gone" ? sentence : `${word}. ${sentence}`);
   told = now;
-  if (["ready", "asleep", "loading"].includes(now)) id("act-note").hidden = true; // what went wrong is over
+  if (now !== "failed") id("act-note").hidden = true; // what went wrong is over
 }
 
 function drawLoading(status) {
@@ -69,20 +70,15 @@ function drawLoading(status) {
 function drawFigures() {
   const { status } = server;
   if (!status) return;
-  const waits = status.queue_depth ? `${count(status.queue_depth)} waiting` : "empty";
-  const figures = [["Queue", `${waits} · ${status.in_flight} at work`, `${count(status.queue_capacity)} may wait`]];
-  figures.push(["Unloads", untilUnload(status)]);
-  const memory = [status.worker_rss_bytes, status.worker_device_bytes];
-  const held = [memory[0] && bytes(memory[0]), memory[1] && `${bytes(memory[1])} on the device`].filter(Boolean);
-  figures.push(["Memory", held.join(" + ") || "none held"]);
-  figures.push([
-    "Last load",
-    status.last_load_s === null ? "–" : duration(status.last_load_s),
-    plural(status.loads, "load"),
-  ]);
   const { last } = runner;
-  figures.push(["Last answer", last ? duration(last.seconds) : "–"]);
-  const rows = figures.map(([name, value, more]) => [name, value, more ?? ""]);
+  const now = server.isGone ? UNKNOWN : [queueOf(status), untilUnload(status), memoryOf(status)];
+  const rows = [
+    ["Queue", now[0], `${count(status.queue_capacity)} may wait`],
+    ["Unloads", now[1], ""],
+    ["Memory", now[2], ""],
+    ["Last load", status.last_load_s === null ? "–" : duration(status.last_load_s), plural(status.loads, "load")],
+    ["Last answer", last ? duration(last.seconds) : "–", ""],
+  ];
   const list = id("figures");
   if (list.children.length !== rows.length) {
     list.replaceChildren(...rows.map(([name]) => el("div", {}, el("dt", { text: name }), el("dd"))));
@@ -92,6 +88,16 @@ function drawFigures() {
     list.children[place].title = more;
   });
   put(id("stages"), last ? stages(last.timings) : "");
+}
+
+function queueOf(status) {
+  const waits = status.queue_depth ? `${count(status.queue_depth)} waiting` : "empty";
+  return `${waits} · ${status.in_flight} at work`;
+}
+
+function memoryOf({ worker_rss_bytes: own, worker_device_bytes: device }) {
+  const held = [own && bytes(own), device && `${bytes(device)} on the device`].filter(Boolean);
+  return held.join(" + ") || "none held";
 }
 
 function untilUnload(status) {
@@ -118,9 +124,11 @@ async function act(what, request) {
   try {
     await request();
   } catch (error) {
-    put(id("act-words"), error.message);
-    id("unload-forced").hidden = !(error instanceof Refused && error.status === 409);
-    id("act-note").hidden = false;
+    await server.askNow();
+    const isBusy = error instanceof Refused && error.status === 409;
+    put(id("act-words"), isBusy ? "The model is in use." : error.message);
+    id("unload-forced").hidden = !isBusy;
+    id("act-note").hidden = server.isGone || server.status?.state === "failed"; // which is said as it is
   } finally {
     acting = null;
     server.askNow();

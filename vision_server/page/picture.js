@@ -152,9 +152,10 @@ function unanswered(answer) {
   if (answer.state === "running") {
     const place = server.placeOf(answer.requestId);
     const [key, , sentence] = stateOf(server.status, server.isGone);
+    const isComing = key === "loading" || key === "asleep";
     const words = place
-      ? `Number ${place} in the server's queue.`
-      : ["loading", "asleep"].includes(key)
+      ? `Number ${place} in the server's queue${isComing ? ", which waits for the model" : ""}.`
+      : isComing
         ? sentence
         : "Asked.";
     return el("p", { class: "muted working", text: words });
