@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from vision_server import cli, daemon
 from vision_server.api.app import create_app
-from vision_server.worker import child
+from vision_server.worker import child, equipping
 from vision_server.worker.protocol import Failed
 from vision_server.worker.stepper import Prepared, prepare
 
@@ -43,7 +43,7 @@ def leaking_prepare(leak_bytes: int, *given: Any, **named: Any) -> Prepared | Fa
 def main(where: str, kib: str, *words: str) -> int:
     size = int(kib) << 10
     if where == "child":  # the worker that the daemon below starts
-        with patch.object(child, "prepare", partial(leaking_prepare, size)):
+        with patch.object(equipping, "prepare", partial(leaking_prepare, size)):
             child.main()
     if where == "daemon":
         with patch.object(daemon, "create_app", partial(leaking_app, size)):

@@ -29,7 +29,7 @@ from typing import Any
 from PIL import ImageFile
 
 from vision_server.errors import OutOfMemory
-from vision_server.worker import child
+from vision_server.worker import child, equipping
 from vision_server.worker.protocol import Done, Frame, Progress, encode
 from vision_server.worker.stepper import Stepper
 
@@ -147,7 +147,7 @@ def _load_picture(picture: ImageFile.ImageFile, load: Any = ImageFile.ImageFile.
 
 
 _REPLACED: list[tuple[Any, str, Any]] = [
-    (child, "Stepper", ProbedStepper),
+    (equipping, "Stepper", ProbedStepper),
     (child.Pipe, "say", _say),
     (ImageFile.ImageFile, "load", _load_picture),
 ]
