@@ -31,6 +31,15 @@ def test_an_empty_file_stops_none_of_the_others(run: Run, folder: Path) -> None:
     assert texts(folder) == {"b.txt": said("CAPTION", folder / "b.jpg") + "\n"}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_in_a_folder_is_no_picture_and_a_dead_link_is_told(run: Run, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    (folder / "dead.png").symlink_to("nowhere.png")
+    code, out, err = run(".")
+    assert (code, out) == (1, "".join(f"{name}: {said('CAPTION', name)}\n" for name in ("a.png", "b.jpg")))
+    assert err.startswith(f"{SAY}there is no file dead.png.\n2 captioned, 0 skipped, 1 failed; 3 pictures")
+
+
 def test_a_region_outside_of_one_picture_stops_none_of_the_others(run: Run, folder: Path, peer: Peer) -> None:
     peer.answers = Said(lambda n: OUTSIDE if n == 1 else good({"result": "x"}))
     words = (".", "--recursive", "--server", peer.url, "--parallel", "1", "--prompt", "REGION_TO_OCR")

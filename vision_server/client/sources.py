@@ -129,8 +129,10 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[Picture | Fault]:
 
 
 def _is_picture(path: Path) -> bool:
-    """By its name; ._ begins what macOS puts beside a file."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._") and not path.is_dir()
+    """By its name; ._ begins what macOS puts beside a file. A pipe, which might never end, is none; a dead link is one,
+    which is told when it is read."""
+    named_so = path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+    return named_so and (path.is_file() or not path.exists())
 
 
 def read_file(path: Path) -> bytes:
