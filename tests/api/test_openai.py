@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pydantic
 import pytest
+from yarl import URL
 
 from vision_server.api import streams
 from vision_server.api.chats import MAX_IMAGES, NO_IMAGE
@@ -258,5 +259,8 @@ async def test_models(serve: Serve, two: Any, status_becomes: StatusBecomes) -> 
         with pytest.raises(openai.NotFoundError) as caught:
             await ai.models.retrieve("gpt-5")
         assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+        for name in ("a%0Ab", "%7Bid%7D", "..%2F..%2Fetc"):
+            answered = await client.get(URL(f"/v1/models/{name}", encoded=True))
+            assert (answered.status, (await answered.json())["error"]["code"]) == (404, "model_not_found"), name
         answer = await ai.chat.completions.create(**{**chat("<VQA> model"), "model": "gpt-4o"})
     assert (answer.model, answer.choices[0].message.content) == ("fine-tune", f"<VQA>|fine-tune|{len(PNG)}")

@@ -24,7 +24,7 @@ def add_routes(app: web.Application) -> None:
     get("/metrics", native.metrics)
     post("/v1/chat/completions", openai.chat_completions)
     get("/v1/models", openai.models)
-    get("/v1/models/{id:.+}", openai.model)
+    get(r"/v1/models/{id:[\s\S]+}", openai.model)  # with slashes, and whatever else somebody sends
     post("/api/generate", ollama.generate)
     post("/api/chat", ollama.chat)
     get("/api/tags", ollama.tags)
