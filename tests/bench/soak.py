@@ -3,6 +3,7 @@
 `python -m tests.bench.soak --minutes 35`. A quiet daemon is asked every question once, one at a time. Then many clients
 ask another one the same in every form, and among that send wrong requests, leave early, and break off in mid-body,
 while the worker is killed, stopped and crashed, loaded and unloaded. Every good request must get the quiet answer.
+With `--calm` the clients do all that, but nobody touches the worker: one life, whose growth must end.
 README.md says what is counted. `--leak` makes the daemon or its worker leak, which must be found: exit code 1.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import random
 import signal
 import subprocess
@@ -41,7 +43,10 @@ STORMY_SHARE = 0.7  # of each cycle; the rest is calm, so that some workers live
 KILL_EVERY_S, UNLOAD_EVERY_S, PAUSE_EVERY_S = 6.0, 20.0, 45.0
 _SHORTEST_CYCLE_S, _LONGEST_CYCLE_S = 40.0, 700.0
 _PAUSE_WITHIN_S = 30.0
-LEAK_KIB = {"daemon": 1, "worker": 256}  # a daemon may live for months, a worker seldom for hours
+# What the slowest machine that is expected does in a second: calls of the daemon, and requests of the worker.
+_SLOW_CALLS_PER_S, _SLOW_REQUESTS_PER_S = 10, 2
+_LEAKED_MIB = {"daemon": 75, "worker": 48}  # in the soak, and in the second half of a long life
+_LONG_LIFE_SHARE = 0.3  # of a cycle
 _SETTINGS: dict[str, Any] = {
     "--model": "demo",
     "--device": "cpu",
@@ -105,6 +110,11 @@ class Weather:
         """How long the storm will last; less than 0 while it is calm."""
         return STORMY_SHARE * self.cycle_s - (time.monotonic() - self.began_s) % self.cycle_s
 
+    @classmethod
+    def cycle_of(cls, seconds: float) -> float:
+        """How long a cycle of a soak of so many seconds takes."""
+        return min(_LONGEST_CYCLE_S, max(seconds / 3, min(seconds, _SHORTEST_CYCLE_S)))
+
     def stormy(self) -> bool:
         return self.stormy_for_s > 0
 
@@ -132,9 +142,10 @@ async def _idle_release(api: Api, log: Log) -> None:
 
 
 async def soak(
-    daemon: Daemon, log: Log, known: Sequence[tuple[Asked, Any]], minutes: float, seed: int
+    daemon: Daemon, log: Log, known: Sequence[tuple[Asked, Any]], minutes: float, seed: int, calm: bool
 ) -> tuple[Clients, Api, Killer, Sampler, Sample, Sample, dict[str, Any]]:
-    """Everything at once for so many minutes; then everything is answered, and the worker unloaded."""
+    """Everything at once for so many minutes; then everything is answered, and the worker unloaded. If `calm`, nothing
+    is done to the worker before."""
     pid, seconds = daemon.process.pid, 60 * minutes
     forever = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as monitoring:
@@ -147,17 +158,15 @@ async def soak(
             clients = Clients(asking, daemon.url, known, seed)
             await clients.good("first", plain(known[0][0]), known[0][1])
             before = await _at_rest(api, sampler)
-            weather = Weather(
-                time.monotonic(), min(_LONGEST_CYCLE_S, max(seconds / 3, min(seconds, _SHORTEST_CYCLE_S)))
-            )
-            trouble = (
-                sampler.run(),
-                api.scrape(),
-                api.load_and_unload(rng, weather.stormy, UNLOAD_EVERY_S),
-                killer.run(weather.stormy, KILL_EVERY_S),
-                weather.pause(clients, api, log),
-            )
-            beside = [asyncio.create_task(one) for one in trouble]
+            weather = Weather(time.monotonic(), Weather.cycle_of(seconds))
+            beside = [asyncio.create_task(one) for one in (sampler.run(), api.scrape())]
+            if not calm:
+                trouble = (
+                    api.load_and_unload(rng, weather.stormy, UNLOAD_EVERY_S),
+                    killer.run(weather.stormy, KILL_EVERY_S),
+                    weather.pause(clients, api, log),
+                )
+                beside += [asyncio.create_task(one) for one in trouble]
             await asyncio.gather(*(clients.run(number, weather.began_s + seconds) for number in range(CLIENTS)))
             for task in beside:
                 task.cancel()
@@ -184,13 +193,25 @@ async def _at_rest(api: Api, sampler: Sampler, open_before: int = 0) -> Sample:
     return seen
 
 
-def run(minutes: float, asked: Sequence[Asked], seed: int, leak: Sequence[str] = ()) -> dict[str, Any]:
+def leak_kib(where: str, minutes: float, calm: bool) -> int:
+    """How much of each request makes a leak that a soak of this length must find, however slow the machine is."""
+    seconds = 60 * minutes
+    if where == "daemon":
+        requests = _SLOW_CALLS_PER_S * seconds
+    else:
+        requests = _SLOW_REQUESTS_PER_S * (seconds if calm else _LONG_LIFE_SHARE * Weather.cycle_of(seconds)) / 2
+    return math.ceil(_LEAKED_MIB[where] * 1024 / requests)
+
+
+def run(
+    minutes: float, asked: Sequence[Asked], seed: int, leak: Sequence[str] = (), *, calm: bool = False
+) -> dict[str, Any]:
     """A soak, and what it has found. `leak` is where, and how many KiB of each request."""
     with running("vision_server") as (quiet, _):
         known = asyncio.run(quiet_answers(quiet.url, asked))
     with running(*(["tests.bench.soak_leaky", *leak] if leak else ["vision_server"])) as (daemon, log):
         began_s = time.monotonic()
-        clients, api, killer, sampler, before, after, last = asyncio.run(soak(daemon, log, known, minutes, seed))
+        clients, api, killer, sampler, before, after, last = asyncio.run(soak(daemon, log, known, minutes, seed, calm))
         took_min = (time.monotonic() - began_s) / 60
         family = psutil.Process(daemon.process.pid).children(recursive=True)
         daemon.process.send_signal(signal.SIGTERM)
@@ -207,17 +228,19 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=35.0)
     parser.add_argument("--questions", type=at_least_one, default=450, help="different ones", metavar="N")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--leak", choices=tuple(LEAK_KIB), help="leak there on purpose")
-    parser.add_argument("--leak-kib", type=at_least_one, help="of each request (1 and 256)", metavar="N")
+    parser.add_argument("--calm", action="store_true", help="leave the worker alone, so that one lives all the time")
+    parser.add_argument("--leak", choices=tuple(_LEAKED_MIB), help="leak there on purpose")
+    parser.add_argument("--leak-kib", type=at_least_one, help="of each request (by the length)", metavar="N")
     parser.add_argument("--json", type=Path, help="write the figures there, and as .md beside it", metavar="FILE")
     args = parser.parse_args(words)
-    leak = [args.leak, str(args.leak_kib or LEAK_KIB[args.leak])] if args.leak else []
-    found = run(args.minutes, questions(args.questions, args.seed), args.seed, leak)
+    leak = [args.leak, str(args.leak_kib or leak_kib(args.leak, args.minutes, args.calm))] if args.leak else []
+    found = run(args.minutes, questions(args.questions, args.seed), args.seed, leak, calm=args.calm)
     sys.stdout.write(table(found))
     if found["broken"]:
         sys.stdout.write(f"BROKEN: {'; '.join(found['broken'])}\n{json.dumps(found['examples'], indent=2)}\n")
     if args.json:
-        given = f" --questions {args.questions} --seed {args.seed}" + "".join(f" --leak {where}" for where in leak[:1])
+        given = f" --questions {args.questions} --seed {args.seed}" + " --calm" * args.calm
+        given += "".join(f" --leak {where}" for where in leak[:1])
         about = circumstances(f"python -m tests.bench.soak --minutes {args.minutes:g}{given}", "torch", "aiohttp")
         write(found, about, args.json)
     return 1 if found["broken"] else 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.bench.rows import notes, percentile
 from tests.bench.soak_clients import Tally
-from tests.bench.soak_memory import MIB, Slope, binned, slope
+from tests.bench.soak_memory import MIB, Series, Slope, binned, slope
 from tests.bench.soak_trouble import Api, Death, Killer, Log, Sample, Sampler
 
 WARM_UP_SHARE = 0.2  # of the soak, in which the daemon may grow
@@ -75,6 +75,7 @@ def report(soak: Soak) -> dict[str, Any]:
     if daemon is None or long_lives is None:
         broken.append("too short to see whether memory grows")
     latencies = tally.latencies_s or [0.0]
+    longest = binned(max(soak.sampler.lives.values(), key=lambda life: life[-1][0], default=[]))
     return {
         "minutes": round(soak.minutes, 1),
         "requests": sum(tally.requests.values()),
@@ -95,10 +96,8 @@ def report(soak: Soak) -> dict[str, Any]:
         "daemon rss MiB in time": [
             round(rss / MIB, 1) for _, rss in binned([(s.at_s, s.rss) for s in soak.sampler.daemon])
         ],
-        "worker rss MiB in the longest life": [
-            round(rss / MIB)
-            for _, rss in binned(max(soak.sampler.lives.values(), key=lambda life: life[-1][0], default=[]))
-        ],
+        "worker rss MiB in the longest life": [round(rss / MIB) for _, rss in longest],
+        "worker growth MiB in its halves": halves(longest),
         "daemon open files": [soak.before.files, soak.after.files],
         "daemon threads": [soak.before.threads, soak.after.threads],
         "daemon rss slope": str(daemon),
@@ -133,6 +132,15 @@ def slopes(soak: Soak) -> tuple[Slope | None, Slope | None, Slope | None]:
     long_lives = [life for life in lives.values() if life[-1][0] >= LONG_LIFE_SHARE * longest_s > 0]
     late = [[(age, rss) for age, rss in life if age >= life[-1][0] / 2] for life in long_lives]
     return daemon, slope(of_like_age) if of_like_age else None, slope(*late) if late else None
+
+
+def halves(life: Series) -> list[float]:
+    """What a worker of this (age in seconds, bytes) grew by in the first half of its life and in the second, MiB."""
+    if len(life) < 3:
+        return []
+    first, last = life[0], life[-1]
+    middle = min(life, key=lambda point: abs(point[0] - (first[0] + last[0]) / 2))
+    return [round((after[1] - before[1]) / MIB, 1) for before, after in ((first, middle), (middle, last))]
 
 
 def write(found: dict[str, Any], about: dict[str, Any], path: Path) -> None:

@@ -24,7 +24,7 @@ _SIGNALS = {"SIGKILL": 5, "SIGSEGV": 3, "SIGSTOP": 2}
 _LOADING = {"importing": 2, "loading": 1}
 _BEFORE_WEIGHTS = ("starting", "import")
 _LOOKED_AT = ("/status", "/health", "/ready", "/prompts", "/model", "/metrics")
-_ANSWER_WITHIN_S = 60.0
+_TOLD_WITHIN_S, _DONE_WITHIN_S = 60.0, 300.0  # GET looks; POST may have a queue to finish, or a model to load
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Api:
     async def call(self, method: str, path: str, *statuses: int) -> Any:
         """The answer's JSON, None where it has another form or never came."""
         try:
-            async with self._session.request(method, self._url + path, timeout=_WITHIN) as response:
+            async with self._session.request(method, self._url + path, timeout=_WITHIN[method]) as response:
                 body = await response.read()
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             self.faults.append(f"{method} {path}: {error!r}")
@@ -119,7 +119,7 @@ class Api:
                 await self.call("POST", path, status)
 
 
-_WITHIN = aiohttp.ClientTimeout(_ANSWER_WITHIN_S)
+_WITHIN = {"GET": aiohttp.ClientTimeout(_TOLD_WITHIN_S), "POST": aiohttp.ClientTimeout(_DONE_WITHIN_S)}
 
 
 class Killer:
@@ -199,14 +199,18 @@ class Sampler:
     async def run(self) -> None:
         while True:
             self.look()
-            status = await self._api.status()
-            pid = status.get("worker_pid")
-            if pid and status["state"] == "ready" and status["in_flight"]:
-                now = time.monotonic()
-                with contextlib.suppress(psutil.Error):
-                    rss = psutil.Process(pid).memory_info().rss
-                    self.lives[pid].append((now - self.born_s.setdefault(pid, now), rss))
+            self.look_at_worker(await self._api.status())
             await asyncio.sleep(0.5)
+
+    def look_at_worker(self, status: dict[str, Any]) -> None:
+        pid = status.get("worker_pid")
+        if pid and status["state"] == "ready" and status["in_flight"]:
+            now = time.monotonic()
+            with contextlib.suppress(psutil.Error):
+                worker = psutil.Process(pid)
+                if worker.status() != psutil.STATUS_STOPPED:  # one that stands still has not ceased to grow
+                    age_s = now - self.born_s.setdefault(pid, now)
+                    self.lives[pid].append((age_s, worker.memory_info().rss))
 
     def look(self) -> Sample:
         process = self._process

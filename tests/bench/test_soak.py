@@ -6,17 +6,19 @@ import dataclasses
 import json
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.bench import soak
 from tests.bench.soak_clients import Clients
 from tests.bench.soak_memory import MIB, Series, slope
 from tests.bench.soak_plan import questions, refused
-from tests.bench.soak_report import Soak, is_to_blame, report
+from tests.bench.soak_report import Soak, halves, is_to_blame, report
 from tests.bench.soak_trouble import Api, Death, Killer, Log, Sample, Sampler
 from vision_server.training.questions import PROMPTS
 
@@ -204,6 +206,31 @@ def test_what_is_left_behind_is_told(change: dict[str, Any], said: str) -> None:
 
 
 @POSIX
+def test_a_worker_that_is_stopped_is_not_taken_for_one_that_does_not_grow() -> None:
+    sampler = Sampler(Api(None, ""), os.getpid())  # type: ignore[arg-type]
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) as process:
+        worker = psutil.Process(process.pid)
+        status = {"worker_pid": process.pid, "state": "ready", "in_flight": 1}
+        sampler.look_at_worker(status)
+        worker.suspend()
+        while worker.status() != psutil.STATUS_STOPPED:
+            pass
+        sampler.look_at_worker(status)
+        assert len(sampler.lives[process.pid]) == 1
+        worker.resume()
+        while worker.status() == psutil.STATUS_STOPPED:
+            pass
+        sampler.look_at_worker(status)
+        assert len(sampler.lives[process.pid]) == 2
+        process.kill()
+
+
+def test_how_much_a_life_grew_by_in_its_halves() -> None:
+    assert halves([(0.0, 0), (10.0, 5 * MIB), (30.0, 7 * MIB), (60.0, 8 * MIB)]) == [7.0, 1.0]
+    assert halves([]) == []
+
+
+@POSIX
 def test_the_short_form_is_sound() -> None:
     found = soak.run(0.3, questions(12, 2), 2)
     assert found["broken"] == [], found["examples"]
@@ -214,15 +241,30 @@ def test_the_short_form_is_sound() -> None:
 
 
 @POSIX
+def test_in_a_calm_one_a_single_worker_lives() -> None:
+    found = soak.run(0.2, questions(6, 3), 3, calm=True)
+    assert [one for one in found["broken"] if "grows" not in one] == [], found["examples"]
+    assert (found["worker deaths"], found["loads"], found["signals sent"], found["idle releases"]) == (0, 1, {}, 0)
+    assert found["requests by kind and end"]["good: 200"] >= 5
+
+
+@POSIX
+@pytest.mark.parametrize("where", ["daemon", "worker"])
 @pytest.mark.parametrize(
-    ("where", "kib", "said"), [("daemon", 512, "the daemon grows"), ("worker", 16384, "the worker grows")]
+    "words",
+    [
+        pytest.param("--minutes 0.4 --questions 6", id="short"),
+        pytest.param("--minutes 2 --questions 24", id="longer", marks=pytest.mark.soak),
+        pytest.param("--minutes 2 --questions 24 --calm", id="calm", marks=pytest.mark.soak),
+    ],
 )
-def test_a_leak_is_found(where: str, kib: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.timeout(600)
+def test_a_leak_is_found(where: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However long the soak is: how much is leaked goes by that."""
     target = tmp_path / "found.json"
-    words = ["--minutes", "0.4", "--questions", "6", "--leak", where, "--leak-kib", str(kib), "--json", str(target)]
-    assert soak.main(words) == 1
+    assert soak.main([*words.split(), "--leak", where, "--json", str(target)]) == 1
     found = json.loads(target.read_text(encoding="utf-8"))
-    assert any(one.startswith(said) for one in found["broken"]), found["broken"]
+    assert any(one.startswith(f"the {where} grows") for one in found["broken"]), found["broken"]
     assert (found["lost"], found["wrong answers"]) == (0, 0)
     assert "BROKEN" in capsys.readouterr().out
 
