@@ -129,6 +129,15 @@ def test_a_header_that_is_no_frame_is_an_error(header: Any) -> None:
         list(Decoder().feed(struct.pack(">4sII", b"vsw1", len(text), 0) + text))
 
 
+def test_what_was_asked_or_answered_is_not_in_the_error() -> None:
+    whole = encode(Done(1, "the secret text", 1, 1, "stop", 1, 1, 0.0, 0.0, 0.0))
+    prefix, header = whole[:12], whole[12:]
+    for broken in (header.replace(b'"text"', b'"texT"'), header.replace(b'", ', b'"; ')):
+        with pytest.raises(ProtocolError, match="not a frame") as caught:
+            list(Decoder().feed(prefix + broken))
+        assert "secret" not in f"{caught.value} {caught.value.__cause__}"
+
+
 def test_a_payload_where_none_belongs_is_an_error() -> None:
     text = b'{"kind": "Stop"}'
     with pytest.raises(ProtocolError, match="no payload"):
