@@ -35,13 +35,16 @@ class TimedWorld(World):
         return job
 
 
-def test_while_the_model_loads() -> None:
+def test_while_the_model_loads(caplog: pytest.LogCaptureFixture) -> None:
     world = TimedWorld()
     began_s, job = world.now, world.ask()
     world.advance(TIMEOUT_S - 0.001)
     assert not world.answers
     world.advance(TIMEOUT_S)
     assert (world.code(job), world.answered_s[job.id]) == ("timeout", began_s + TIMEOUT_S)
+    assert job.run is not None
+    told = [vars(one).get("request_id") for one in caplog.records if one.getMessage() == "its time is over"]
+    assert told == [job.run.request_id]
 
 
 def test_in_the_worker_which_lets_go_of_it_and_of_nobody_else() -> None:

@@ -155,7 +155,8 @@ class Supervisor:
         """Do what is due. Harmless at any time."""
         if self.life.transfer is None:
             for job in self.line.expired(now):
-                log.warning("request %s: its time is over", job.run.request_id if job.run else "(load)")
+                about = {"request_id": job.run.request_id} if job.run else {}
+                log.warning("its time is over" if job.run else "the time of a load is over", extra=about)
                 self._answer(job, DeadlinePassed("The request took longer than the server allows. Try again later."))
                 self._cancel(job)
         if now >= self._give_up_at_s:
