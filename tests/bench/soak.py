@@ -64,9 +64,12 @@ _SETTINGS: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def running(*module: str) -> Iterator[tuple[Daemon, Log]]:
-    """A daemon of `python -m module` and its log, which is whole once the block has ended the daemon."""
-    words = [str(word) for flag in _SETTINGS.items() for word in flag]
+def running(*module: str, calm: bool = False) -> Iterator[tuple[Daemon, Log]]:
+    """A daemon of `python -m module` and its log, which is whole once the block has ended the daemon.
+
+    If `calm`, its worker is not released when it is idle either.
+    """
+    words = [str(word) for flag in (_SETTINGS | ({"--idle-timeout": -1} if calm else {})).items() for word in flag]
     command = [sys.executable, "-m", *module, *words]
     log = Log()
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
@@ -209,7 +212,7 @@ def run(
     """A soak, and what it has found. `leak` is where, and how many KiB of each request."""
     with running("vision_server") as (quiet, _):
         known = asyncio.run(quiet_answers(quiet.url, asked))
-    with running(*(["tests.bench.soak_leaky", *leak] if leak else ["vision_server"])) as (daemon, log):
+    with running(*(["tests.bench.soak_leaky", *leak] if leak else ["vision_server"]), calm=calm) as (daemon, log):
         began_s = time.monotonic()
         clients, api, killer, sampler, before, after, last = asyncio.run(soak(daemon, log, known, minutes, seed, calm))
         took_min = (time.monotonic() - began_s) / 60

@@ -244,7 +244,8 @@ def test_the_short_form_is_sound() -> None:
 def test_in_a_calm_one_a_single_worker_lives() -> None:
     found = soak.run(0.2, questions(6, 3), 3, calm=True)
     assert [one for one in found["broken"] if "grows" not in one] == [], found["examples"]
-    assert (found["worker deaths"], found["loads"], found["signals sent"], found["idle releases"]) == (0, 1, {}, 0)
+    assert (found["worker deaths"], found["signals sent"], found["idle releases"]) == (0, {}, 0)
+    assert found["loads"] == 2, "one before, whose daemon is looked at when it is gone, and the one that lives"
     assert found["requests by kind and end"]["good: 200"] >= 5
 
 
