@@ -10,14 +10,14 @@ from typing import Any, Literal, Protocol
 import pytest
 
 try:
-    from playwright.sync_api import Download, Locator, Page, expect
+    from playwright.sync_api import Download, Locator, Page, Route, expect
 except ImportError:
     pytest.skip("playwright is not installed", allow_module_level=True)
 
 from vision_server import demo, tasks
 from vision_server.outlines import agrees
 
-__all__ = ["SAMPLES", "Download", "Locator", "Open", "Page", "Question", "expect"]
+__all__ = ["SAMPLES", "Download", "Locator", "Open", "Page", "Question", "Route", "expect"]
 
 SAMPLES = demo.SAMPLES
 Question = demo.Question
@@ -72,6 +72,20 @@ def truth(file: str, prompt: str, size: tuple[int, int] = (512, 512)) -> Any:
 def bring(page: Page, *files: str | Path) -> None:
     """Bundled pictures by name, others by path, into the first file input there is."""
     page.locator("input[type=file]").first.set_input_files([SAMPLES / file for file in files])
+
+
+def drop(page: Page, *paths: Path) -> None:
+    """As from the file manager: Chromium is given the paths, and reads the folders itself."""
+    zone = page.locator("#drop").bounding_box()
+    assert zone is not None
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        where = {"x": zone["x"] + zone["width"] / 2, "y": zone["y"] + zone["height"] / 2}
+        session.send("Input.dispatchDragEvent", {"type": kind, **where, "data": data})
+        if kind == "dragOver":
+            expect(page.locator("#drop")).to_have_class("is-over")
+    expect(page.locator("#drop")).not_to_have_class("is-over")
 
 
 def choose(page: Page, *prompts: str, text: str = "") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .browsing import Open, Page, choose, expect, run
+from .browsing import Open, Page, choose, drop, expect, run
 from .conftest import Daemon
 
 pytestmark = pytest.mark.browser
@@ -28,20 +28,6 @@ def holiday(tmp_path: Path) -> Path:
     (folder / "beach" / "2.png.json").write_text("{}")
     (folder / "._2.png").write_bytes(b"what a Mac keeps beside a file on a foreign disk")
     return folder
-
-
-def drop(page: Page, *paths: Path) -> None:
-    """As from the file manager: Chromium is given the paths, and reads the folders itself."""
-    zone = page.locator("#drop").bounding_box()
-    assert zone is not None
-    session = page.context.new_cdp_session(page)
-    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        where = {"x": zone["x"] + zone["width"] / 2, "y": zone["y"] + zone["height"] / 2}
-        session.send("Input.dispatchDragEvent", {"type": kind, **where, "data": data})
-        if kind == "dragOver":
-            expect(page.locator("#drop")).to_have_class("is-over")
-    expect(page.locator("#drop")).not_to_have_class("is-over")
 
 
 def check_holiday(page: Page) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .browsing import Open, answered, bring, card, choose, expect, run
+from .browsing import Open, Route, answered, bring, card, choose, expect, run
 from .conftest import Daemon
 
 pytestmark = pytest.mark.browser
@@ -136,3 +136,24 @@ def test_a_picture_that_is_too_large_is_said(open_page: Open, fake: Daemon, tmp_
             expect(card(page, "<CAPTION>")).to_have_attribute("data-state", "failed")
             expect(card(page, "<CAPTION>")).to_contain_text("large" if name == "bytes.png" else "pixels")
             page.click("#clear")
+
+
+def test_several_checkpoints_are_there_to_choose_from(open_page: Open, fake: Daemon) -> None:
+    """Of two, the one that is chosen is the one that is asked for its prompts and for answers."""
+    with fake() as url:
+        page = open_page(url, expected=("Failed to load resource",))  # the second is not really there
+        expect(page.locator("#model")).to_be_hidden()
+
+        def with_another(route: Route) -> None:
+            response = route.fetch()
+            route.fulfill(response=response, json={**response.json(), "models": ["toy", "second"]})
+
+        page.route("**/status", with_another)
+        expect(page.locator("#model")).to_be_visible()
+        with page.expect_request("**/prompts?model=second"):
+            page.select_option("#model", "second")
+        expect(page.locator("#no-prompts")).to_contain_text("no such model")
+        bring(page, "scene-01.jpg")
+        run(page)
+        expect(card(page, "<CAPTION>")).to_contain_text("no such model")
+        page.unroute_all(behavior="wait")
