@@ -89,6 +89,7 @@ def test_nor_while_it_waits_and_leaves_out_and_fails(open_page: Open, fake: Daem
         assert findings(page) == []
         page.get_by_role("button", name="broken.png", exact=True).click()
         expect(card(page, "<CAPTION_TO_PHRASE_GROUNDING>")).to_have_attribute("data-state", "failed")
+        expect(page.locator(".scroll")).to_be_hidden()  # there is nothing to show
         assert findings(page) == []
 
 

@@ -27,6 +27,7 @@ def test_the_first_visit_is_told_of_loading_and_then_all_is_shown(open_page: Ope
         answered(page, "<CAPTION>")
         expect(page.locator("#state")).to_have_text("Ready")
         expect(page.locator("#first-visit")).to_be_hidden()
+        expect(page.locator("#said")).to_contain_text("The model is loaded.")
         figures = page.locator("#figures")
         expect(figures).to_contain_text("MB")
         expect(figures).to_contain_text("empty")

@@ -23,7 +23,7 @@ export class Figure {
     this.percent = el("output", { class: "percent", text: "100%" });
     const button = (label, text, click) =>
       el("button", { type: "button", class: "icon", "aria-label": label, title: label, click, text });
-    const tools = el(
+    this.tools = el(
       "div",
       { class: "zoom" },
       button("Zoom out (−)", "−", () => this.zoomTo(this.zoom / STEP)),
@@ -31,7 +31,7 @@ export class Figure {
       button("Zoom in (+)", "+", () => this.zoomTo(this.zoom * STEP)),
       button("Fit (0)", "Fit", () => this.zoomTo(1)),
     );
-    this.element = el("div", { class: "figure" }, this.scroll, tools);
+    this.element = el("div", { class: "figure" }, this.scroll, this.tools);
     this.onLit = () => {};
     this.#listen();
     this.redraw = oncePerFrame(() => this.#draw());
@@ -103,6 +103,7 @@ export class Figure {
 
   #draw() {
     if (this.picture.isShowable === null) return;
+    this.scroll.hidden = this.tools.hidden = !this.picture.isShowable && !this.shapes.length;
     const [width, height] = this.size;
     const room = [this.scroll.clientWidth, Math.max(220, innerHeight * SHARE_OF_WINDOW)];
     if (!room[0]) return;

@@ -51,7 +51,8 @@ function tell(key, word, sentence) {
   if (key === "unknown") return;
   const now = key === "busy" ? "ready" : key;
   if (told === now) return;
-  if (told !== null) announce(key === "gone" ? sentence : `${word}. ${sentence}`);
+  const words = now === "ready" ? "The model is loaded." : key === "gone" ? sentence : `${word}. ${sentence}`;
+  if (told !== null) announce(words);
   told = now;
   if (now !== "failed") id("act-note").hidden = true; // what went wrong is over
 }
