@@ -61,28 +61,16 @@ class Course:
     served: int
 
 
-_TRAINING = ("--dropout", "0", "--lora-dropout", "0", "--cpu")
+_TRAINING = tuple("--dropout 0 --lora-dropout 0 --cpu".split())
 LONG_WAY = Course(
     WHOLE,
-    (
-        "--max-steps",
-        "512",
-        "--batch",
-        "16",
-        "--rate",
-        "1e-3",
-        *_TRAINING,
-        "--validate-every",
-        "256",
-        "--save-every",
-        "64",
-    ),
+    tuple("--max-steps 512 --batch 16 --rate 7e-4 --validate-every 256 --save-every 64".split()) + _TRAINING,
     merged=40,
     served=20,
 )
 SHORT_WAY = Course(
     BRIEF,
-    ("--max-steps", "60", "--batch", "8", "--rate", "3e-3", *_TRAINING),
+    tuple("--max-steps 60 --batch 8 --rate 3e-3".split()) + _TRAINING,
     merged=8,
     served=4,
 )
