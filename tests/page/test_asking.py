@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 from pathlib import Path
 
@@ -182,33 +181,6 @@ def test_it_zooms_and_the_boxes_stay_where_they_are(open_page: Open, embedded: s
     refitted = canvas.bounding_box()
     assert refitted is not None
     assert refitted["width"] == fitted["width"]
-
-
-def test_labels_do_not_cover_each_other_and_colours_stay_apart(open_page: Open, embedded: str) -> None:
-    page = open_page(embedded)
-    found = page.evaluate(
-        """async () => {
-            const { overlay } = await import(new URL("page/sketch.js", location));
-            const { shapesOf, colour } = await import(new URL("page/shapes.js", location));
-            const places = Array.from({ length: 60 }, (_, n) => [90 + (n % 8) * 9, 60 + n, 180 + (n % 8) * 9, 160 + n]);
-            const shapes = shapesOf({ bboxes: places, labels: places.map((_, n) => `a thing of kind ${n}`) });
-            const labels = [...overlay(shapes, [640, 480], 1.5).querySelectorAll(".label rect")];
-            const sides = ["x", "y", "width", "height"];
-            return {
-                plates: labels.map((plate) => sides.map((side) => Number(plate.getAttribute(side)))),
-                colours: Array.from({ length: 40 }, (_, n) => colour(n)),
-            };
-        }"""
-    )
-    plates = found["plates"]
-    assert len(plates) >= 50
-    for (ax, ay, aw, ah), (bx, by, bw, bh) in itertools.combinations(plates, 2):
-        assert ax + aw <= bx or bx + bw <= ax or ay + ah <= by or by + bh <= ay
-    assert all(x >= 0 and y >= 0 and x + w <= 960.01 and y + h <= 720.01 for x, y, w, h in plates)
-    rgb = [bytes.fromhex(colour[1:]) for colour in found["colours"]]
-    for one, other in itertools.combinations(rgb[:12], 2):
-        assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 90
-    assert len(set(rgb)) == 40
 
 
 @pytest.mark.parametrize("interface", ["there", "missing", "forbidden"])

@@ -80,8 +80,11 @@ function shorten(text, room, measure) {
   return `${text.slice(0, fits)}…`;
 }
 
-/** Black or white, whichever reads better on a colour "#rrggbb". */
+/** Black or white, whichever reads better on a colour "#rrggbb": 4.5:1 at least, by WCAG's contrast. */
 export function inkOn(hex) {
-  const [red, green, blue] = [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
-  return 0.299 * red + 0.587 * green + 0.114 * blue > 120 ? "#101418" : "#ffffff";
+  const [red, green, blue] = [1, 3, 5].map((start) => linear(parseInt(hex.slice(start, start + 2), 16) / 255));
+  const luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  return luminance > 0.179 ? "#000000" : "#ffffff";
 }
+
+const linear = (share) => (share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4);

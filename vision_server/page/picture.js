@@ -205,8 +205,8 @@ function answered(answer, shapes, figure) {
 
 /** A long one is scrolled, by keyboard too. */
 function saidBy(answer) {
-  const text = answer.result || "The answer is empty.";
-  return el("p", { class: "said", role: "group", tabindex: "0", "aria-label": `Answer to ${bare(answer.token)}`, text });
+  const [text, label] = [answer.result || "The answer is empty.", `Answer to ${bare(answer.token)}`];
+  return el("p", { class: "said", role: "group", tabindex: "0", "aria-label": label, text });
 }
 
 /** The places, each lit in the picture while it is pointed at, and the other way round. */
