@@ -101,6 +101,7 @@ def test_a_rectangle_is_drawn_or_said_in_numbers(open_page: Open, embedded: str)
     choose(page, "<REGION_TO_CATEGORY>")
     run(page)
     assert "rectangle" in page.locator("#run-note").inner_text()
+    expect(page.locator("#said")).to_contain_text("Draw a rectangle on the picture first.")
     frame = page.locator(".canvas").bounding_box()
     assert frame is not None
     x1, y1, x2, y2 = (value / 512 * frame["width"] for value in question.region)

@@ -1,6 +1,6 @@
 // Where it begins: the parts are put together, and asking is started by button or key.
 
-import { put } from "./dom.js";
+import { announce, put } from "./dom.js";
 import { takeFiles } from "./files.js";
 import { showGlance } from "./glance.js";
 import { askForKeys } from "./key.js";
@@ -34,7 +34,10 @@ function fields() {
 
 function ask() {
   const lack = whatLacks();
-  if (lack) return put(id("run-note"), lack);
+  if (lack) {
+    put(id("run-note"), lack);
+    return announce(lack);
+  }
   runner.ask(pictures.looked ? [pictures.looked] : pictures.list, prompts.asks(fields()));
   if (matchMedia("(max-width: 56rem)").matches) id("work").scrollIntoView({ behavior: isCalm() ? "auto" : "smooth" });
 }
