@@ -15,16 +15,18 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from vision_server import settings
+from vision_server.bulk import parquets
 from vision_server.bulk.asking import Asked, asked
 from vision_server.bulk.engines import Loading
 from vision_server.bulk.ledger import Limits
+from vision_server.bulk.places import open_place
 from vision_server.bulk.pools import pool
 from vision_server.bulk.results import Results
 from vision_server.bulk.samples import Rules
 from vision_server.bulk.sources import File, Piece, list_files, pieces
-from vision_server.bulk.surroundings import silence, variables
+from vision_server.bulk.surroundings import check_address, silence, variables
 from vision_server.bulk.tables import WHOLE_FILE
-from vision_server.errors import BadSetting, CannotServe, VisionError
+from vision_server.errors import BadInput, BadSetting, CannotServe, VisionError
 from vision_server.pull import folder_of
 from vision_server.served import Served, alone
 from vision_server.settings import Settings
@@ -51,12 +53,13 @@ def main(words: Mapping[str, Any], flags: Mapping[str, Any], config: Path | None
 class _Bulk:
     def __init__(self, words: Mapping[str, Any], chosen: Settings) -> None:
         self._words, self._settings = words, chosen
-        if (words["address"] or "").startswith("ray://"):
-            raise BadSetting("--address: run it on a machine of the cluster, with its HOST:PORT or auto.")
+        if words["address"] is not None:
+            check_address(words["address"])
         self._model: Served = alone(chosen.model, chosen)
         options = Options(num_beams=words["num_beams"], max_new_tokens=words["max_new_tokens"])
         self._asked: Asked = asked(words["prompt"], words["text"], self._model.prompts, options)
         self._files: list[File] = list_files(words["source"], words["dest"])
+        self._check_columns()
         about = {
             "source": words["source"],
             "model": self._model.name,
@@ -107,21 +110,35 @@ class _Bulk:
     def _through(
         self, cluster: ModuleType, left: Sequence[Piece], model_bytes: int, free_bytes: int | None, told: IO[str]
     ) -> int:
-        words = self._words
+        words, results = self._words, self._results
         several = len(self._asked.prompts) > 1
         share = pool(self._model.device, words["engines"], cluster.nodes(), _pictures(left), model_bytes, free_bytes)
         load = Loading(self._settings, share.device, share.threads, share.decoders, several)
         book = cluster.RemoteBook(Limits(in_a_row=_DEATHS * share.engines))
         with self._bar(left, told) as bar:
-            for rows in cluster.answers(left, self._rules(), load, self._asked, share, book):
-                self._results.add(rows)
+            for rows in cluster.answers(left, self._rules(results.part_pictures), load, self._asked, share, book):
+                results.add(rows)
                 bar.update(sum(row.of is None and row.prompt != WHOLE_FILE for row in rows))
         return int(book.deaths())
 
-    def _rules(self) -> Rules:
+    def _check_columns(self) -> None:
+        """Of the first parquet file, since a flag that is wrong is wrong for all. Raises BadSetting."""
+        first = next((file for file in self._files if file.kind == "parquet"), None)
+        if first is None:
+            return
+        system, _ = open_place(self._words["source"], "SOURCE")
+        try:
+            with system.open(first.path, "rb") as file:
+                parquets.check(file, self._rules(part_pictures=1))
+        except BadInput as error:
+            raise BadSetting(f"{first.name}: {error}") from None
+        except Exception:  # a file that cannot be read is a row
+            return
+
+    def _rules(self, part_pictures: int) -> Rules:
         return Rules(
             prompts=len(self._asked.prompts),
-            part_pictures=self._results.part_pictures,
+            part_pictures=part_pictures,
             max_bytes=int(self._settings.max_body_mb * (1 << 20)),
             field=self._words["field"],
             key=self._words["key"],

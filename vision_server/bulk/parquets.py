@@ -18,11 +18,7 @@ _ROWS = 32
 def samples(file: IO[bytes], rules: Rules) -> Iterator[Sample]:
     """Group of rows by group, of which only what is needed is held. Raises BadInput, and what pyarrow does."""
     parquet = pq.ParquetFile(file)
-    schema = parquet.schema_arrow
-    column = picture_column(schema, rules.field)
-    if rules.key is not None and rules.key not in schema.names:
-        raise BadInput(f"There is no column {rules.key}; the columns are {', '.join(schema.names)}")
-    columns = [column] if rules.key in (None, column) else [column, rules.key]
+    columns = columns_of(parquet.schema_arrow, rules)
     first = 0
     for group in range(parquet.num_row_groups):
         rows = parquet.metadata.row_group(group).num_rows
@@ -30,7 +26,7 @@ def samples(file: IO[bytes], rules: Rules) -> Iterator[Sample]:
         try:
             for batch in parquet.iter_batches(_ROWS, row_groups=[group], columns=columns):
                 for row in batch.to_pylist():
-                    yield _sample(row, column, rules, first + read)
+                    yield _sample(row, columns[0], rules, first + read)
                     read += 1
         except Exception as error:  # of pyarrow's many: the other groups may be whole
             why = f"The row cannot be read ({type(error).__name__}: {first_line(error)})."
@@ -39,17 +35,29 @@ def samples(file: IO[bytes], rules: Rules) -> Iterator[Sample]:
         first += rows
 
 
-def picture_column(schema: pa.Schema, field: str | None) -> str:
-    """The one that holds pictures. Raises BadInput where that is not one, or `field` is none."""
+def columns_of(schema: pa.Schema, rules: Rules) -> list[str]:
+    """Those that are read, the picture's first. Raises BadInput where `rules` names what is not there."""
+    column = _picture_column(schema, rules.field)
+    if rules.key is not None and rules.key not in schema.names:
+        raise BadInput(f"There is no column {rules.key}; the columns are {', '.join(schema.names)}.")
+    return [column] if rules.key in (None, column) else [column, str(rules.key)]
+
+
+def check(file: IO[bytes], rules: Rules) -> None:
+    """Raises BadInput where the columns are not what `rules` says, and what pyarrow does of a broken file."""
+    columns_of(pq.read_schema(file), rules)
+
+
+def _picture_column(schema: pa.Schema, field: str | None) -> str:
     fitting = [one.name for one in schema if _holds_bytes(one.type)]
     if field in fitting:
         return str(field)
     if field is None and len(fitting) == 1:
         return str(fitting[0])
     if field in schema.names:
-        raise BadInput(f"The column {field} holds no bytes")
+        raise BadInput(f"The column {field} holds no bytes.")
     which = f"columns of bytes are {', '.join(fitting)}" if fitting else f"columns are {', '.join(schema.names)}"
-    raise BadInput(f"Which column holds the picture? Say it with --field; its {which}")
+    raise BadInput(f"Which column holds the picture? Say it with --field; its {which}.")
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -16,6 +16,7 @@ from vision_server.bulk.places import first_line, open_place
 from vision_server.bulk.samples import BAD_FILE, DUPLICATE, UNREADABLE, Rules, Sample, too_large
 from vision_server.bulk.sources import File, Piece, Wanted
 from vision_server.bulk.tables import Read, read_table
+from vision_server.errors import BadInput
 
 _MOST_ROWS, _MOST_BYTES = 32, 32 << 20  # in a block: what an engine's batch is made of
 _FILES_AT_ONCE = 8  # a store far away takes its time for each
@@ -110,6 +111,8 @@ class _File:
             system, _ = open_place(self._piece.url, "SOURCE")
             with system.open(self._file.path, "rb") as file:
                 yield from read(file, self._rules)
+        except BadInput as error:
+            yield Sample("", error=BAD_FILE, message=str(error))
         except Exception as error:
             yield Sample(
                 "", error=BAD_FILE, message=f"The file ends here: {type(error).__name__}: {first_line(error)}."

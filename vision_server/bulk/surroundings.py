@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from vision_server.errors import BadSetting, CannotServe
 from vision_server.worker.process import KEEP_MEMORY
+
+_CONNECT_TIMEOUT_S = 10.0
 
 
 def variables(address: str | None) -> dict[str, str]:
@@ -24,6 +28,19 @@ def variables(address: str | None) -> dict[str, str]:
     # "No cluster" is Ray's word for macOS, where it listens on the loopback only; without it, on every address.
     here = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     return always | here | KEEP_MEMORY
+
+
+def check_address(address: str) -> None:
+    """Ray itself tries for minutes. Raises BadSetting for what is no address, CannotServe where nobody listens."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in address:
+        raise BadSetting("--address: say HOST:PORT of the cluster, or auto, on a machine of the cluster.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise CannotServe(f"nothing answers at {address} ({type(error).__name__}).") from None
 
 
 @contextlib.contextmanager
