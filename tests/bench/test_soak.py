@@ -23,6 +23,7 @@ from tests.bench.soak_trouble import Api, Death, Killer, Log, Sample, Sampler
 from vision_server.training.questions import PROMPTS
 
 RESULT = Path(__file__).parent / "results" / "soak.json"
+CALM = RESULT.with_name("soak_calm.json")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="it sends signals, and counts open files")
 
 
@@ -278,3 +279,13 @@ def test_the_committed_result_is_long_enough_and_sound() -> None:
     assert found["worker deaths"] >= 100
     assert found["idle releases"] >= 10
     assert (found["lost"], found["wrong answers"], found["answered twice"], found["broken"]) == (0, 0, 0, [])
+
+
+def test_the_committed_calm_result_shows_that_growth_ends() -> None:
+    found = json.loads(CALM.read_text(encoding="utf-8"))
+    assert found["minutes"] >= 10
+    assert found["requests"] >= 10_000
+    assert (found["worker deaths"], found["loads"]) == (0, 2), "one worker all the time; another was there before"
+    assert (found["lost"], found["wrong answers"], found["answered twice"], found["broken"]) == (0, 0, 0, [])
+    first, second = found["worker growth MiB in its halves"]
+    assert second < 1 < first
