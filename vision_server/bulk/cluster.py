@@ -16,6 +16,7 @@ from typing import Any
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vision_server.bulk.answering import Answering
@@ -137,8 +138,8 @@ def _ours(error: BaseException) -> VisionError:
         seen.append(following)
         following = getattr(following, "cause", None) or following.__cause__
     for one in reversed(seen):
-        if isinstance(one, VisionError):
-            return one
+        if isinstance(one, VisionError) and not isinstance(one, RayError):  # which Ray makes of ours, with a traceback
+            return type(one)(str(one).partition("\n")[0])  # Ray adds advice
     if any("No module named" in str(one) for one in seen):
         return CannotServe("a machine of the cluster cannot import what it needs: install vision-server[ray] there.")
     last = seen[-1]
