@@ -146,6 +146,7 @@ def test_a_full_queue_is_waited_for(open_page: Open, fake: Daemon, tmp_path: Pat
         page.click("#go-on")
         expect(page.locator("#tally")).to_have_text(f"{len(NAMES)} of {len(NAMES)} answers")
         expect(page.locator("#hold")).to_be_hidden()
+        expect(page.locator("#said p", has_text="places in the queue")).to_have_count(1)  # however often it was full
 
 
 class Worked:

@@ -61,7 +61,7 @@ function draw() {
   put(part.retry, `Retry ${count(now.failed + now.cancelled)}`);
   part.zip.hidden = now.done === 0;
   if (part.zip.hidden) openZip(false);
-  drawHold();
+  drawHold(now.open);
   if (focused?.closest("[hidden]")) [part.cancel, part.retry, part.zip].find((one) => !one.hidden)?.focus();
   tell(now, tally);
 }
@@ -81,11 +81,11 @@ function openZip(isOpen) {
   part.zip.setAttribute("aria-expanded", isOpen);
 }
 
-function drawHold() {
+function drawHold(open) {
   const { hold } = runner;
   part.hold.hidden = !hold;
   if (hold && hold.why !== told.hold) announce(hold.why);
-  told.hold = hold?.why ?? null;
+  told.hold = hold?.why ?? (open ? told.hold : null); // a queue that is full again and again is said once
   if (!hold) return;
   put(part["hold-why"], hold.why);
   const seconds = Math.max(0, Math.ceil((hold.untilMs - Date.now()) / 1000));
