@@ -197,9 +197,10 @@ def test_the_test_extra_is_added_to_a_venv_that_served_a_demo(checkout: Checkout
     [
         (["demo", "evaluate", "finetune", "demo"], [".", ".[train]"]),
         (["evaluate", "demo", "test", "evaluate"], [".[train]", ".[test]"]),
-        (["test", "evaluate", "finetune"], [".[test]"]),
+        (["test", "evaluate", "finetune", "bulk"], [".[test]"]),
+        (["demo", "bulk", "evaluate", "bulk"], [".", ".[ray]", ".[train]"]),
     ],
-    ids=["after a demo", "first", "after the tests"],
+    ids=["after a demo", "first", "after the tests", "with what many pictures need"],
 )
 def test_what_an_evaluation_needs_is_installed_when_it_is_asked_for(
     checkout: Checkout, commands: list[str], installs: list[str]

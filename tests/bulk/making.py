@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,6 @@ def tar(path: Path, members: Iterable[tuple[str, bytes]], mode: str = "w") -> Pa
     return path
 
 
-def parquet(path: Path, columns: dict[str, Sequence[Any]], group: int = 100) -> Path:
-    pq.write_table(pa.table(columns), path, row_group_size=group)
+def parquet(path: Path, columns: Mapping[str, Sequence[Any]], group: int = 100) -> Path:
+    pq.write_table(pa.table(dict(columns)), path, row_group_size=group)
     return path

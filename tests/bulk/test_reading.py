@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,7 +112,7 @@ def test_parquet_by_its_only_column_of_bytes_and_by_name(tmp_path: Path) -> None
     assert told(read_all(tmp_path)) == [("one.parquet#0", None), ("one.parquet#1", "bad_image")]
     named = read_all(tmp_path, replace(RULES, key="id"))
     assert [row.key for row in named if row.of is None] == ["7", "8"]
-    hugging = {"image": [{"bytes": PICTURE, "path": "a.png"}], "other": [b"x"], "id": [None]}
+    hugging: dict[str, list[Any]] = {"image": [{"bytes": PICTURE, "path": "a.png"}], "other": [b"x"], "id": [None]}
     parquet(tmp_path / "one.parquet", hugging)
     [row, *_] = read_all(tmp_path, replace(RULES, field="image"))
     assert (row.picture, row.data) == ("one.parquet#0", PICTURE)
@@ -149,7 +150,7 @@ def test_a_damaged_group_of_rows_costs_only_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_a_parquet_file_without_what_is_named(
-    tmp_path: Path, columns: dict[str, list[object]], rules: Rules, said: str
+    tmp_path: Path, columns: dict[str, list[Any]], rules: Rules, said: str
 ) -> None:
     parquet(tmp_path / "p.parquet", columns)
     [row, *_] = read_all(tmp_path, rules)

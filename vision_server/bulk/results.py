@@ -54,7 +54,7 @@ class Results:
         self._written_s = now_s()
         self.answered = self.failed = self.parts = 0
         self.here_already = 0
-        held = self._described()
+        held = self._described() if self._part_files("") else {}  # without an answer it binds nobody
         self.form = form or held.get("format", "parquet")
         self.part_pictures: int = part_pictures or held.get("part_pictures", 128)
         self._complete: dict[str, int] = held.pop(_COMPLETE, {})
@@ -102,7 +102,7 @@ class Results:
 
     def _look(self, retry_failed: bool) -> None:
         numbers = {prompt: number for number, prompt in enumerate(self._prompts)} | {"": WHOLE_FILE}
-        for path in self._part_files():
+        for path in self._part_files(self.form):
             name = path.rpartition("/")[2]
             part = name.removesuffix(f".{self.form}")
             for row in self._rows(path, name):
@@ -122,13 +122,14 @@ class Results:
                 self._done.setdefault(picture, set()).add(number)
                 self.here_already += 1
 
-    def _part_files(self) -> list[str]:
+    def _part_files(self, suffix: str) -> list[str]:
         try:
             listed = self._system.ls(self._folder, detail=False)
         except FileNotFoundError:
             return []
-        names = [path for path in listed if path.rpartition("/")[2].startswith("part-")]
-        return sorted(path for path in names if path.endswith(f".{self.form}"))
+        except Exception as error:
+            raise BadInput(f"DEST cannot be read ({type(error).__name__}: {first_line(error)}).") from None
+        return sorted(path for path in listed if path.rpartition("/")[2].startswith("part-") and path.endswith(suffix))
 
     def _rows(self, path: str, name: str) -> list[Row]:
         try:
