@@ -125,9 +125,10 @@ class Weather:
         """For ever: now and then nobody asks until the worker is gone; where a storm ends, gone for its idleness."""
         while True:
             await asyncio.sleep(max(0.0, min(self.stormy_for_s, PAUSE_EVERY_S)))
+            over = not self.stormy()  # which it may be again when the last one is answered
             clients.pause.clear()
             await api.until_gone(_PAUSE_WITHIN_S)
-            if not self.stormy():
+            if over:
                 await _idle_release(api, log)
             clients.pause.set()
             if not self.stormy():
@@ -174,6 +175,8 @@ async def soak(
             for task in beside:
                 task.cancel()
             ends = await asyncio.gather(*beside, return_exceptions=True)
+            if not calm and not log.releases["idle"]:  # a short soak may be over before its first pause
+                await _idle_release(api, log)
             api.faults += [f"of the soak: {end!r}" for end in ends if not isinstance(end, asyncio.CancelledError)]
         after = await _at_rest(api, sampler, before.files)
         if after.files > before.files:
