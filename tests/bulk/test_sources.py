@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from tests.bulk.making import folder, parquet, png, tar
+from vision_server.bulk.places import canonical
 from vision_server.bulk.sources import File, Piece, list_files, pieces
 from vision_server.errors import BadInput, BadSetting
 
@@ -63,6 +64,12 @@ def test_one_file_a_pattern_and_an_url_of_it(tmp_path: Path, url: str) -> None:
     assert names(url.format(tmp_path / "in" / "s*.tar")) == ["s1.tar", "s2.tar"]
     assert names(url.format(tmp_path / "in" / "s2.tar")) == ["s2.tar"]
     assert names(url.format(tmp_path / "*" / "s1.tar")) == ["in/s1.tar"]
+
+
+def test_a_place_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len({canonical(url) for url in ("in", "./in", "in/", f"{tmp_path}/in", f"file://{tmp_path}/in/")}) == 1
+    assert canonical("http://h.example/s.tar") == "http://h.example/s.tar"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from vision_server.bulk import parquets
 from vision_server.bulk.asking import Asked, asked
 from vision_server.bulk.engines import Loading
 from vision_server.bulk.ledger import Limits
-from vision_server.bulk.places import open_place
+from vision_server.bulk.places import canonical, open_place
 from vision_server.bulk.pools import pool
 from vision_server.bulk.results import Results
 from vision_server.bulk.samples import Rules
@@ -61,7 +61,7 @@ class _Bulk:
         self._files: list[File] = list_files(words["source"], words["dest"])
         self._check_columns()
         about = {
-            "source": words["source"],
+            "source": canonical(words["source"]),
             "model": self._model.name,
             "revision": self._model.checkpoint.revision,
             "adapter": str(self._model.adapter) if self._model.adapter else None,

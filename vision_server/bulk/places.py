@@ -27,6 +27,12 @@ def open_place(url: str, what: str) -> tuple[Any, str]:
     return system, path
 
 
+def canonical(url: str) -> str:
+    """One spelling for the several that a place has: absolute, with its protocol. Raises as `open_place`."""
+    system, path = open_place(url, "SOURCE")
+    return spelled(system.unstrip_protocol(path))
+
+
 def is_local(system: Any) -> bool:
     return isinstance(system, LocalFileSystem)
 
