@@ -167,6 +167,7 @@ async def test_on_loopback_only_local_and_listed_names(serve: Serve, host: str, 
     [
         ("http://localhost/status", 200),
         ("http://127.0.0.1:1/status", 200),
+        ("http://[::1]:54880/status", 200),
         ("http://evil.example/status", 403),
         ("http://localhost@evil.example/status", 403),
         ("HTTP://evil.example:80/health", 403),

@@ -35,7 +35,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if hdrs.HOST in request.headers or request.version >= HttpVersion11:  # HTTP/1.0 health checks send none
         check_host(request.headers.get(hdrs.HOST, ""), settings)
     if not request.raw_path.startswith(("/", "*")):  # a whole URL, as proxies are asked: it names a host, too
-        check_host(request.url.authority, settings)
+        check_host(request.url.raw_authority, settings)
     if request.path in OPEN_PATHS:
         return await handler(request)
     check_origin(request.headers, settings)
