@@ -64,7 +64,7 @@ class Course:
 _TRAINING = tuple("--dropout 0 --lora-dropout 0 --cpu".split())
 LONG_WAY = Course(
     WHOLE,
-    tuple("--max-steps 512 --batch 16 --rate 7e-4 --validate-every 256 --save-every 64".split()) + _TRAINING,
+    tuple("--max-steps 1000 --batch 24 --rate 1e-3 --validate-every 250 --save-every 50".split()) + _TRAINING,
     merged=40,
     served=20,
 )

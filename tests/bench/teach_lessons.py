@@ -52,7 +52,7 @@ class Plan:
 
 
 _REHEARSED = {token: min(2.0, max(1.0, weight)) for token, weight in {**SHORT, **LONG}.items()}  # none hardly ever
-WHOLE: Final = Plan(2048, 40, style=150, hats=100, old=40, rows=4, weights={**_REHEARSED, STYLED: 4.0})
+WHOLE: Final = Plan(6000, 40, style=150, hats=100, old=40, rows=4, weights={**_REHEARSED, STYLED: 6.0})
 BRIEF: Final = Plan(120, 8, style=16, hats=16, old=16, rows=2, weights={STYLED: 1.0, FOUND: 1.0}, kept=(FOUND, "<OCR>"))
 
 
