@@ -16,7 +16,9 @@ _RUN, _LORA = Options(), Lora()
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What `command.main` takes, but for those that are settings."""
     data = parser.add_argument_group("data")
-    data.add_argument("data", nargs="+", type=Path, help="JSON Lines, JSON, CSV, or folders of pictures", metavar="DATA")
+    data.add_argument(
+        "data", nargs="+", type=Path, help="JSON Lines, JSON, CSV, or folders of pictures", metavar="DATA"
+    )
     data.add_argument("--prompt", default="", help="for rows that name none, such as .txt files: CAPTION, OD ...")
     data.add_argument("--check", action="store_true", help="only say what the data is and what is wrong with it")
     data.add_argument("--skip-faulty", action="store_true", help="learn from the good rows, whatever the others are")
