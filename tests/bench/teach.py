@@ -64,7 +64,7 @@ class Course:
 _TRAINING = tuple("--dropout 0 --lora-dropout 0 --cpu".split())
 LONG_WAY = Course(
     WHOLE,
-    tuple("--max-steps 1000 --batch 24 --rate 1e-3 --validate-every 250 --save-every 50".split()) + _TRAINING,
+    tuple("--max-steps 1200 --batch 24 --rate 8e-4 --validate-every 300 --save-every 50".split()) + _TRAINING,
     merged=40,
     served=20,
 )
@@ -97,7 +97,7 @@ class Stages:
             code = _call([sys.executable, "-m", "vision_server", *words], self.folder)
         finally:
             took = {"s": time.monotonic() - began_s, "processor_s": _children_s() - worked_s}
-            self.done[name] = {key: round(before[key] + seconds, 1) for key, seconds in took.items()}
+            self.done[name] = {key: round(before[key] + seconds, 2) for key, seconds in took.items()}
             if code == 0:
                 self.done[name]["command"] = f"vision-server {shlex.join(words)}"
             self._path.write_text(json.dumps(self.done, indent=1))

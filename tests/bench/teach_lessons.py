@@ -51,8 +51,10 @@ class Plan:
     kept: tuple[str, ...] = KEPT
 
 
-_REHEARSED = {token: min(2.0, max(1.0, weight)) for token, weight in {**SHORT, **LONG}.items()}  # none hardly ever
-WHOLE: Final = Plan(6000, 40, style=150, hats=100, old=40, rows=4, weights={**_REHEARSED, STYLED: 6.0})
+# None hardly ever; the long answers, which are lost first, more often.
+_REHEARSED = {token: min(2.0, max(1.0, weight)) for token, weight in SHORT.items()}
+_REHEARSED |= {token: min(3.0, max(1.5, 1.5 * weight)) for token, weight in LONG.items()}
+WHOLE: Final = Plan(7000, 40, style=150, hats=100, old=40, rows=4, weights={**_REHEARSED, STYLED: 6.0})
 BRIEF: Final = Plan(120, 8, style=16, hats=16, old=16, rows=2, weights={STYLED: 1.0, FOUND: 1.0}, kept=(FOUND, "<OCR>"))
 
 
@@ -107,11 +109,12 @@ def _scenes(seeds: Iterator[int], count: int, with_hats: bool = False) -> Iterat
 
 
 def _lessons(seeds: Iterator[int], plan: Plan, count: int, rng: random.Random) -> Iterator[_Row]:
-    """Every other picture has hats; of those the caption and the boxes are always asked, with others."""
+    """Every third picture has hats; of those the caption and the boxes are always asked, with others."""
     for place in range(count):
-        [shown] = _scenes(seeds, 1, with_hats=place % 2 == 1)
+        with_hats = place % 3 == 1
+        [shown] = _scenes(seeds, 1, with_hats)
         tokens = chosen(rng, plan.weights, plan.rows)
-        if place % 2:
+        if with_hats:
             tokens = [STYLED, FOUND, *(token for token in tokens if token not in (STYLED, FOUND))][: plan.rows]
         yield from _asked([shown], tokens)
 
