@@ -1,4 +1,4 @@
-"""Teaching from end to end in its short form; that what it counts is counted right."""
+"""Teaching from end to end in its short form; that what it counts is counted right; the committed figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.machine import RESULTS
 from tests.bench.teach import SHORT_WAY, Stages, teach
-from tests.bench.teach_figures import figures, missed
+from tests.bench.teach_figures import figures, missed, table
 from tests.bench.teach_lessons import BRIEF, KEPT, NEW, STYLED, Plan, content, follows, styled, write_lessons
 from vision_server.catalog import EMBEDDED
 from vision_server.engine.preprocess import PromptTokenizer
@@ -18,6 +19,8 @@ from vision_server.evaluation.runs import Row, Run
 from vision_server.training.pictograms import KINDS
 from vision_server.training.scenes import EVAL_SEEDS, TRAIN_SEEDS, scene
 from vision_server.training.truth import truth
+
+README = Path(__file__).parents[2] / "vision_server" / "finetune" / "README.md"
 
 
 @pytest.mark.timeout(1200)
@@ -142,3 +145,15 @@ def test_a_command_that_failed_is_called_again_and_one_that_is_done_is_not(
     assert Stages(tmp_path).done["look"]["s"] > worked_s
     Stages(tmp_path).command("look", "merge", "--model", "nowhere/", "--out", "x")
     assert capsys.readouterr().out.count("$ vision-server") == 3
+
+
+def test_the_committed_figures_reach_what_was_asked_and_are_shown() -> None:
+    committed = json.loads((RESULTS / "teach.json").read_text(encoding="utf-8"))
+    assert missed(committed) == []
+    assert set(committed["old"]["by_prompt"]) == set(KEPT)
+    for layout in ("native", "original"):
+        assert committed[f"merged_{layout}"]["same"] == committed[f"merged_{layout}"]["asked"] >= 40
+    served = committed["served"]
+    assert served["right"] == served["asked"] == 40
+    assert (served["styled"], served["base_styled"]) == (served["captions"], 0)
+    assert table(committed) in README.read_text(encoding="utf-8")
