@@ -39,7 +39,8 @@ _OLD_GRAMMAR = re.compile(rf"((?:{_NAME})(?:, (?:{_NAME}))*(?: and (?:{_NAME}))?
 @dataclass(frozen=True)
 class Plan:
     """How many pictures there are to learn from, to validate with, and to ask about: the style, the hats, and what was
-    known before. `rows` are asked of a picture that is learned from, `weights` say how often which prompt."""
+    known before. `rows` are asked of a picture that is learned from, `weights` say how often which prompt;
+    every so many-th picture of those has hats."""
 
     lessons: int
     validation: int
@@ -48,14 +49,17 @@ class Plan:
     old: int
     rows: int
     weights: dict[str, float]
+    hats_every: int
     kept: tuple[str, ...] = KEPT
 
 
 # None hardly ever; the long answers, which are lost first, more often.
 _REHEARSED = {token: min(2.0, max(1.0, weight)) for token, weight in SHORT.items()}
 _REHEARSED |= {token: min(3.0, max(1.5, 1.5 * weight)) for token, weight in LONG.items()}
-WHOLE: Final = Plan(7000, 40, style=150, hats=100, old=40, rows=4, weights={**_REHEARSED, STYLED: 6.0})
-BRIEF: Final = Plan(120, 8, style=16, hats=16, old=16, rows=2, weights={STYLED: 1.0, FOUND: 1.0}, kept=(FOUND, "<OCR>"))
+WHOLE: Final = Plan(7000, 40, style=150, hats=100, old=40, rows=4, weights={**_REHEARSED, STYLED: 6.0}, hats_every=3)
+BRIEF: Final = Plan(
+    120, 8, style=16, hats=16, old=16, rows=2, weights={STYLED: 1.0, FOUND: 1.0}, hats_every=2, kept=(FOUND, "<OCR>")
+)
 
 
 def styled(shown: Scene) -> str:
@@ -109,9 +113,9 @@ def _scenes(seeds: Iterator[int], count: int, with_hats: bool = False) -> Iterat
 
 
 def _lessons(seeds: Iterator[int], plan: Plan, count: int, rng: random.Random) -> Iterator[_Row]:
-    """Every third picture has hats; of those the caption and the boxes are always asked, with others."""
+    """Of pictures with hats the caption and the boxes are always asked, with others."""
     for place in range(count):
-        with_hats = place % 3 == 1
+        with_hats = place % plan.hats_every == 1
         [shown] = _scenes(seeds, 1, with_hats)
         tokens = chosen(rng, plan.weights, plan.rows)
         if with_hats:

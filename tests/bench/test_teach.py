@@ -71,7 +71,7 @@ def test_the_new_name_is_one_token() -> None:
 
 
 def test_lessons_and_questions_share_no_scene_and_only_some_have_hats(tmp_path: Path) -> None:
-    plan = Plan(20, 4, 6, 7, 5, 4, {**BRIEF.weights, "<OCR>": 1.0, "<VQA>": 1.0})
+    plan = Plan(20, 4, 6, 7, 5, 4, {**BRIEF.weights, "<OCR>": 1.0, "<VQA>": 1.0}, hats_every=3)
     write_lessons(tmp_path / "a", plan)
     write_lessons(tmp_path / "b", plan)
     rows = {
