@@ -82,7 +82,7 @@ def test_the_picture_goes_to_transformers_processor_unchanged(ours: Florence) ->
     torch.testing.assert_close(inputs["pixel_values"], mine["pixel_values"], atol=2e-5, rtol=0)
 
 
-@pytest.mark.timeout(1800)  # a minute and a half of computing, which a busy machine may spread over many
+@pytest.mark.timeout(1800)  # a minute of computing, which a busy machine may spread over many
 def test_it_sees_what_the_readme_says(ours: Florence) -> None:
     """The committed figures of the short form, counted again: give or take what rounding may flip."""
     committed = json.loads((RESULTS / "embedded.json").read_text(encoding="utf-8"))["short"]
