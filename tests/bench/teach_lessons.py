@@ -39,8 +39,8 @@ _OLD_GRAMMAR = re.compile(rf"((?:{_NAME})(?:, (?:{_NAME}))*(?: and (?:{_NAME}))?
 @dataclass(frozen=True)
 class Plan:
     """How many pictures there are to learn from, to validate with, and to ask about: the style, the hats, and what was
-    known before. `rows` are asked of a picture that is learned from, `weights` say how often which prompt;
-    every so many-th picture of those has hats."""
+    known before. `rows` are asked of a picture that is learned from, `weights` say how often which prompt; of
+    `hats_every` such pictures one has hats."""
 
     lessons: int
     validation: int

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.peer import Answer
+from tests.peer import Answer, good
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -35,6 +35,20 @@ class Said(dict[str, Answer]):
             self.count += 1
             count = self.count
         return self._answer(count)
+
+
+class Stuck(Said):
+    """The first call is answered "x"; from the second on, which sets `reached`, none is until `end` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(self._wait)
+        self.reached, self.end = threading.Event(), threading.Event()
+
+    def _wait(self, count: int) -> Answer:
+        if count > 1:
+            self.reached.set()
+            self.end.wait(120)
+        return good({"result": "x"})
 
 
 def refused(status: int, retry_after_s: int = 0) -> Answer:

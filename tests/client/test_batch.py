@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.many import Run, Said, refused, said, texts
+from tests.client.many import Run, Said, Stuck, refused, said, texts
 from tests.daemon_process import ENVIRONMENT
 from tests.peer import Answer, Peer, good
 from vision_server.client.records import Records
@@ -242,26 +242,19 @@ def test_so_many_at_a_time(run: Run, folder: Path, peer: Peer) -> None:
 
 
 def test_an_interrupt_leaves_whole_files_and_the_next_run_goes_on(run: Run, folder: Path, peer: Peer) -> None:
-    second, end = threading.Event(), threading.Event()
-
-    def hang(count: int) -> Answer:
-        if count > 1:
-            second.set()
-            end.wait(120)
-        return good({"result": "x"})
-
-    peer.answers = Said(hang)
+    stuck = Stuck()
+    peer.answers = stuck
     words = [sys.executable, "-m", "vision_server", "caption", ".", "-r", "--server", peer.url, "--sidecar", "txt"]
     words += ["--parallel", "1", "--out", "all.jsonl"]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert second.wait(120)
+        assert stuck.reached.wait(120)
         if os.name == "posix":
             process.send_signal(signal.SIGINT)
         else:
             process.kill()
         _, err = process.communicate(timeout=120)
-    end.set()
+    stuck.end.set()
     if os.name == "posix":
         assert process.returncode == 130
         assert "1 captioned, 0 skipped, 0 failed, 2 left; run it again to go on; 3 pictures" in err

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.many import Run, Said, refused, said, texts
+from tests.client.many import Run, Said, Stuck, refused, said, texts
 from tests.daemon_process import ENVIRONMENT
 from tests.peer import Answer, Peer, good
 
@@ -148,20 +148,13 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line(run: Run, folder: Path, pe
 def test_a_list_is_written_when_the_command_is_told_to_end(
     run: Run, folder: Path, peer: Peer, how: signal.Signals
 ) -> None:
-    second, end = threading.Event(), threading.Event()
-
-    def hang(count: int) -> Answer:
-        if count > 1:
-            second.set()
-            end.wait(120)
-        return good({"result": "x"})
-
-    peer.answers = Said(hang)
+    stuck = Stuck()
+    peer.answers = stuck
     with command(".", "-r", "--server", peer.url, "--parallel", "1", "--out", "all.json") as process:
-        assert second.wait(120)
+        assert stuck.reached.wait(120)
         process.send_signal(how)
         err = process.communicate(timeout=60)[1]
-    end.set()
+    stuck.end.set()
     assert process.returncode == 128 + how
     assert "1 captioned, 0 skipped, 0 failed, 2 left" in err
     assert json.loads((folder / "all.json").read_text()) == [{"image": "a.png", "prompt": "", "answer": "x"}]
